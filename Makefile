@@ -1,0 +1,54 @@
+# Each target does all of its own set-up: a virtual environment in .venv, and the packages that it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   real work on two local servers that verify every batch, then a forged and a replayed one refused"
+	@echo "make test   ruff, mypy --strict, every test"
+	@echo "make lint   ruff and mypy only"
+	@echo "make bench  speed beside concurrent.futures and dask.distributed"
+	@echo "make clean  remove .venv and caches"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "secfarm needs Python 3.11 or later; try: make PYTHON=python3.12" >&2; exit 1; }
+	@PYTHON="$(PYTHON)" .ci/apt venv
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps say what is installed; a change of pyproject.toml installs again.
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	@touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core
+	$(BIN)/secfarm demo
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+test: lint
+	@.ci/apt ssh-keygen
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+bench: $(VENV)/.bench
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,199 @@
+"""The server: the door, the pool, the sessions, and what they share. Lives in one event loop.
+
+Knows who is believed (the trust store and the policy are given to it, loaded) and how to end: draining lets what was
+accepted finish. Reading files and signals is daemon/process.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from secfarm.auth.base import End, Side
+from secfarm.daemon.session import ServerSession
+from secfarm.daemon.tasks import Task, TaskTable
+from secfarm.errors import AuthError
+from secfarm.limits import MAX_SESSIONS
+from secfarm.net.listen import Door, local_address, open_socket
+from secfarm.net.pump import Connection
+from secfarm.net.tls import acceptor_context
+from secfarm.run.pool import WorkerPool
+from secfarm.wire.messages import NONCE_BYTES
+from secfarm.wire.session import Session
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping
+
+    from secfarm.auth.base import Auth
+    from secfarm.task.outcome import Done
+    from secfarm.task.program import Program
+    from secfarm.trust.policy import Policy
+    from secfarm.trust.store import TrustStore
+    from secfarm.wire.address import Address
+
+_EXPIRE_EVERY_S: Final = 10.0
+
+
+class Recorder(Protocol):
+    """Where decisions and source texts are written down; see disk/auditlog.py."""
+
+    def record(self, event: str, fields: Mapping[str, object], now_s: float) -> None:
+        """Append one audit record; raises OSError when it cannot be written."""
+
+    def archive(self, digest: str, text: str) -> None:
+        """Keep a source text by its digest."""
+
+
+class Server:
+    """A server in this process. `start`, then `finished` is set when it has ended."""
+
+    def __init__(  # noqa: PLR0913 - each is one part of its identity, named at the call
+        self,
+        *,
+        name: str,
+        auths: Mapping[str, Auth],
+        store: TrustStore,
+        policy: Policy,
+        recorder: Recorder,
+        workers: int,
+    ) -> None:
+        self.name = name
+        self.python_version = platform.python_version()
+        self.store = store
+        self.policy = policy
+        self.tasks = TaskTable()
+        self.sessions: set[ServerSession] = set()
+        self.loop = asyncio.get_running_loop()
+        self.clock = time.time
+        self.verified = 0
+        self.refused = 0
+        self.finished = asyncio.Event()
+        self._auths = dict(auths)
+        self._recorder = recorder
+        self._context, self._certificate = acceptor_context()
+        self._door = Door(self._context, self._connection, self._turned_away)
+        self.pool = WorkerPool(self.loop, workers)
+        self._ending = False
+        self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)
+
+    async def start(self, addresses: Iterable[Address]) -> list[Address]:
+        """Listen, and return the addresses with the ports that the system chose.
+
+        Raises:
+            ConfigError: an address cannot be listened on.
+            KernelError: worker processes do not start.
+        """
+        sockets: list[socket.socket] = []
+        try:
+            for address in addresses:
+                sockets.append(open_socket(address))  # noqa: PERF401 - those opened so far are closed when one fails
+            await self.pool.ready()
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            self.stop()
+            raise
+        for sock in sockets:
+            self._door.open(sock)
+        opened = [local_address(sock) for sock in sockets]
+        self.audit("started", {"listen": [str(address) for address in opened], "workers": self.pool.size})
+        return opened
+
+    # --- what sessions ask ---------------------------------------------------------------------------------------------
+
+    def admit(self, session: ServerSession) -> None:
+        """Take a proven client in.
+
+        Raises:
+            AuthError: the server is full, or ending.
+        """
+        if len(self.sessions) >= MAX_SESSIONS or self._ending:
+            raise AuthError(f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in")
+        self.sessions.add(session)
+
+    def audit(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write one record; when that fails nothing more is accepted, for nothing may run that is not written down."""
+        self._recorder.record(event, fields, self.clock())
+
+    def archive(self, program: Program) -> None:
+        """Keep the text of a program that was accepted for the first time in a session."""
+        self._recorder.archive(program.digest, program.source_text)
+
+    def finish(self, task: Task, done: Done) -> None:
+        """A task is over: whoever is there for it hears it."""
+        self.tasks.finished(task, done)
+        if task.session is not None:
+            task.session.finished(task, done)
+
+    def status(self) -> dict[str, object]:
+        """Workers, sessions and queues."""
+        return {
+            "server": self.name,
+            "pid": os.getpid(),
+            "python_version": self.python_version,
+            "workers": self.pool.size,
+            "busy": self.pool.busy,
+            "sessions": [session.principal for session in self.sessions],
+            "tasks": len(self.tasks),
+            "batches_verified": self.verified,
+            "batches_refused": self.refused,
+        }
+
+    # --- ends ----------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Accept no new connections; the server is over when the last session is."""
+        self._door.close()
+        self._ending = True
+        self.session_ended()
+
+    def drain(self) -> None:
+        """End, and ask the clients to send nothing more: what was accepted is finished."""
+        self.end()
+        for session in list(self.sessions):
+            session.drain()
+
+    def stop(self) -> None:
+        """End now: running tasks are killed."""
+        self._ending = True
+        self._door.close()
+        for session in list(self.sessions):
+            session.abort()
+        self._expiring.cancel()
+        self.pool.close()
+        self.finished.set()
+
+    def session_ended(self) -> None:
+        """A session is gone; the last one of an ending server takes it along."""
+        if self._ending and not self.sessions and not self.finished.is_set():
+            self.audit("ended", {"batches_verified": self.verified, "batches_refused": self.refused})
+            self.stop()
+
+    # --- connections ----------------------------------------------------------------------------------------------------
+
+    def _connection(self) -> Connection:
+        return Connection(self._session, lambda connection: ServerSession(self, connection))
+
+    def _session(self, _peer_certificate: bytes) -> Session:
+        return Session(
+            end=End.ACCEPTOR,
+            side=Side.SERVER,
+            auths=self._auths,
+            nonce=os.urandom(NONCE_BYTES),
+            certificate=self._certificate,
+            address="",
+            name=self.name,
+            python_version=self.python_version,
+            clock=self.clock,
+        )
+
+    def _turned_away(self, source: str, error: Exception) -> None:
+        self.audit("turned-away", {"source": source, "reason": str(error)})
+
+    def _expire(self) -> None:
+        self.tasks.expire(self.clock())
+        self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)

@@ -1,0 +1,379 @@
+"""One client's session at the server: batches in, outcomes out.
+
+Every batch passes `trust.verify.verify_batch` before a word of it is looked at, and only what that returns reaches the
+pool. Arguments and results stay opaque bytes here. When the connection breaks, what runs goes on and its result waits
+for the client to come back; when the client says goodbye, everything of it is ended.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from secfarm.daemon.tasks import Task
+from secfarm.errors import PolicyError, ProtocolError, SecfarmError
+from secfarm.limits import INLINE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_CALLS
+from secfarm.run.pool import Work
+from secfarm.task.outcome import Done, ErrorRecord
+from secfarm.task.payload import Blob, Cancel, EndServer, Kill, Status
+from secfarm.trust.policy import Isolation, Limits
+from secfarm.trust.verify import SessionTrust, VerifiedBatch, verify_batch
+from secfarm.wire.blobs import BlobInbox, blob_of
+from secfarm.wire.messages import (
+    Chunk,
+    Goodbye,
+    Goodbyes,
+    OrderResult,
+    Outcome,
+    Ping,
+    Pong,
+    Received,
+    Results,
+    Submit,
+    Welcome,
+    Workers,
+)
+from secfarm.wire.session import Established
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from secfarm.daemon.server import Server
+    from secfarm.net.pump import Connection
+    from secfarm.run.pool import Crew
+    from secfarm.task.payload import Call
+    from secfarm.task.program import Program
+    from secfarm.wire.messages import Message
+
+_OUTPUT_BYTES: Final = 1 << 20  # of one task, where the policy names no limit
+_KILLED: Final = ErrorRecord("killed", "the task was killed on request")
+
+
+class ServerSession:
+    """What the server holds of one connected client. A `net.pump.Listener`."""
+
+    def __init__(self, server: Server, connection: Connection) -> None:
+        self._server = server
+        self._connection = connection
+        self._trust: SessionTrust | None = None
+        self._crew: Crew | None = None
+        self._limits = Limits()
+        self._blobs = BlobInbox()
+        self._awaiting: defaultdict[Blob, deque[Callable[[bytes], None]]] = defaultdict(deque)
+        self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
+        self._finished: list[tuple[Task, Done]] = []  # not yet told
+        self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
+        self._acknowledged = 0
+        self._flush_scheduled = False
+        self.principal = ""
+        self.draining = False
+
+    # --- what the connection tells ----------------------------------------------------------------------------------
+
+    def on_message(self, message: Message | Established) -> None:
+        """Take one message of the client (see `net.pump.Listener`)."""
+        match message:
+            case Submit():
+                self._submit(message.envelope)
+            case Received():
+                self._acknowledge(message.count)
+            case Chunk():
+                self._chunk(message)
+            case Established():
+                self._establish(message)
+            case Ping():
+                self._connection.send(Pong(message.nonce))
+            case Goodbye():
+                self._end()
+                self._connection.close()
+            case _:
+                raise ProtocolError(f"a client sent {type(message).__name__}")
+
+    def on_writable(self) -> None:
+        """Tell what was held back while the client did not read."""
+        self._flush_soon()
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection is gone: let what runs finish, and drop what has not begun."""
+        if self._trust is not None:
+            self._server.audit("closed", self._who() | {"error": "" if error is None else str(error)})
+        self._server.sessions.discard(self)
+        if self._crew is not None:
+            self._orphan(self._crew)
+        self._server.session_ended()
+
+    def _establish(self, event: Established) -> None:
+        server, session = self._server, self._connection.session
+        self.principal = event.peer.principal
+        grant = server.policy.grant_for(self.principal)
+        server.admit(self)
+        self._trust = SessionTrust(
+            session_id=session.session_id, principal=self.principal, store=server.store, policy=server.policy
+        )
+        self._limits = grant.limits
+        self._crew = server.pool.crew(single_use=grant.confine.isolation is Isolation.TASK)
+        welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
+        self._connection.send(welcome)
+        server.audit("session", self._who() | {"mechanism": event.peer.mechanism, "key": event.peer.key_id})
+
+    def _who(self) -> dict[str, object]:
+        return {"principal": self.principal, "session": self._connection.session.session_id}
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def _submit(self, wire: bytes) -> None:
+        if self._trust is None or self._crew is None:
+            raise ProtocolError("a batch came before the session was established")
+        server = self._server
+        try:
+            batch = verify_batch(wire, self._trust, server.clock())
+        except SecfarmError as error:
+            server.refused += 1
+            server.audit("refused", self._who() | {"code": error.code, "reason": str(error)})
+            raise
+        server.verified += 1
+        self._record(batch)
+        for call in batch.calls:
+            self._accept(batch, call, self._trust.programs[call.program], self._crew)
+        for call in batch.refused_calls:
+            self._tell_at_once(call.task_id, call.error)
+        for order in batch.refused_orders:
+            self._connection.send(OrderResult(order.request_id, _refusal(order.error)))
+        self._crew.pump()
+        for order in batch.orders:
+            self._obey(order, self._crew)
+
+    def _record(self, batch: VerifiedBatch) -> None:
+        """Write the decision down before anything of the batch is run; without a record nothing runs."""
+        record: dict[str, object] = self._who() | {
+            "key": batch.key_id,
+            "sequence": batch.sequence,
+            "envelope": batch.digest,
+            "calls": len(batch.calls),
+        }
+        if batch.programs:
+            record["programs"] = [program.digest for program in batch.programs]
+            for program in batch.programs:
+                self._server.archive(program)
+        if batch.orders:
+            record["orders"] = [type(order).__name__ for order in batch.orders]
+        if batch.refused_calls or batch.refused_orders:
+            refused = [(call.task_id.hex(), call.error) for call in batch.refused_calls]
+            refused += [(f"order {order.request_id}", order.error) for order in batch.refused_orders]
+            record["refused"] = {name: f"{error.code}: {error}" for name, error in refused}
+        self._server.audit("accepted", record)
+
+    def _accept(self, batch: VerifiedBatch, call: Call, program: Program, crew: Crew) -> None:
+        table = self._server.tasks
+        known = table.find(self.principal, call.task_id)
+        if known is not None:
+            self._adopt(known)
+            return
+        limits = self._limits
+        if len(self._tasks) >= limits.tasks:
+            self._tell_at_once(call.task_id, PolicyError(f"more than {limits.tasks} tasks are outstanding"))
+            return
+        task = Task(self.principal, call.task_id, self, crew)
+        table.add(task)
+        self._tasks.add(task)
+        work = task.work = Work(
+            program.key,
+            program.wire,
+            b"",
+            None,
+            lambda done: self._server.finish(task, done),
+            call.category,
+            call.priority,
+            call.timeout_s,
+            call.memory_bytes,
+            limits.cpu_s,
+            _OUTPUT_BYTES if limits.output_bytes is None else limits.output_bytes,
+            call.broadcast,
+            call.spread,
+        )
+        values = batch.values[call.values] if call.values >= 0 else None
+        self._fill(task, work, "arguments", call.arguments)
+        self._fill(task, work, "values", values)
+        if not task.missing:
+            self._start(task)
+
+    def _fill(self, task: Task, work: Work, name: str, value: bytes | Blob | None) -> None:
+        """Set a field of `work` now, or when its chunks have come: the task starts with the last of them."""
+        if not isinstance(value, Blob):
+            setattr(work, name, value)
+            return
+
+        def arrived(whole: bytes) -> None:
+            setattr(work, name, whole)
+            task.missing -= 1
+            if not task.missing and task.crew is not None:
+                self._start(task)
+                task.crew.pump()
+
+        self._blobs.announce(value)
+        self._awaiting[value].append(arrived)
+        task.missing += 1
+
+    def _start(self, task: Task) -> None:
+        if task.crew is None or task.work is None or task.done is not None:
+            return
+        if task.work.broadcast:
+            task.crew.broadcast(task.work, lambda dones: self._server.finish(task, _all_of(dones)))
+        else:
+            task.crew.submit(task.work)
+
+    def _chunk(self, chunk: Chunk) -> None:
+        complete = self._blobs.add(chunk)
+        if complete is None:
+            return
+        blob, value = complete
+        waiting = self._awaiting[blob]
+        waiting.popleft()(value)
+        if not waiting:
+            del self._awaiting[blob]
+
+    def _adopt(self, task: Task) -> None:
+        """The client asks again for a task that we know: answer it, or tell it when it is done."""
+        if task.session is self:
+            return
+        self._server.tasks.adopt(task)
+        task.session = self
+        if task.done is None:
+            self._tasks.add(task)
+        else:
+            self._finished.append((task, task.done))
+            self._flush_soon()
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------
+
+    def finished(self, task: Task, done: Done) -> None:
+        """Tell the client what became of a task, together with what else finishes in this turn of the loop."""
+        self._tasks.discard(task)
+        self._finished.append((task, done))
+        self._flush_soon()
+
+    def _tell_at_once(self, task_id: bytes, error: SecfarmError) -> None:
+        task = Task(self.principal, task_id, self)
+        self._finished.append((task, Done(0, None, _refusal(error), 0.0, 0.0)))
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._server.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if not self._connection.session.ready:
+            return
+        outcomes: list[Outcome] = []
+        size = 0
+        for count, (task, done) in enumerate(self._finished, 1):
+            value: bytes | Blob | None = done.value
+            if done.value is not None and len(done.value) > INLINE_BYTES:
+                value = blob_of(done.value)
+            outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
+            size += 0 if isinstance(value, Blob) else len(value or b"") + len(done.output)
+            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS or count == len(self._finished):
+                self._connection.send(Results(tuple(outcomes)))
+                outcomes, size = [], 0
+        told = self._finished
+        self._finished = []
+        for task, done in told:
+            self._told.append(task)
+            if done.value is not None and len(done.value) > INLINE_BYTES:
+                self._connection.send_value(blob_of(done.value), done.value)
+        if told:
+            codes = {task.task_id.hex(): done.error.code if done.error else "ok" for task, done in told}
+            self._server.audit("finished", self._who() | {"outcomes": codes})
+        self._leave_if_drained()
+
+    def _acknowledge(self, count: int) -> None:
+        if not self._acknowledged <= count <= self._acknowledged + len(self._told):
+            raise ProtocolError(f"{count} outcomes were acknowledged, {self._acknowledged + len(self._told)} were sent")
+        while self._acknowledged < count:
+            self._server.tasks.forget(self._told.popleft())
+            self._acknowledged += 1
+
+    # --- orders -------------------------------------------------------------------------------------------------------
+
+    def _obey(self, order: Cancel | Kill | EndServer | Status, crew: Crew) -> None:
+        answer: object
+        match order:
+            case Cancel():
+                answer = [task_id for task_id in order.task_ids if self._cancel(task_id)]
+            case Kill():
+                answer = crew.kill(order.category, _KILLED, dry_run=order.dry_run)
+            case EndServer():
+                self._server.end()
+                answer = True
+            case Status():
+                answer = self._server.status()
+        self._connection.send(OrderResult(order.request_id, None, msgspec.msgpack.encode(answer)))
+
+    def _cancel(self, task_id: bytes) -> bool:
+        task = self._server.tasks.find(self.principal, task_id)
+        if task is None or task.crew is None or task.work is None or task.done is not None:
+            return False
+        if not task.crew.cancel(task.work, _KILLED):
+            self._server.finish(task, Done(0, None, _KILLED, 0.0, 0.0))
+        return True
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no new work: the client hears that there are no workers, and goodbye once all is told."""
+        self.draining = True
+        if self._connection.session.ready:
+            self._connection.send(Workers(0))
+            self._flush_soon()
+
+    def _leave_if_drained(self) -> None:
+        if self.draining and not self._tasks and not self._finished:
+            self._connection.close(Goodbyes.SHUTDOWN)
+
+    def abort(self) -> None:
+        """End the connection and everything that runs for it."""
+        self._end()
+        self._connection.close(Goodbyes.SHUTDOWN)
+
+    def _end(self) -> None:
+        """Forget this session's tasks and kill what runs."""
+        for task in (*self._tasks, *self._told, *(task for task, _ in self._finished)):
+            self._server.tasks.forget(task)
+        self._tasks.clear()
+        self._told.clear()
+        self._finished.clear()
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    def _orphan(self, crew: Crew) -> None:
+        now_s = self._server.clock()
+        crew.stop_waiting()
+        for task in self._tasks:
+            running = task.crew is not None and task.work is not None and task.crew.runs(task.work)
+            if running:
+                self._server.tasks.orphan(task, now_s)
+            else:
+                self._server.tasks.forget(task)
+        for task in (*self._told, *(task for task, _ in self._finished)):
+            self._server.tasks.orphan(task, now_s)
+        crew.close_when_idle()
+
+
+def _refusal(error: SecfarmError) -> ErrorRecord:
+    """What the client may hear of a refusal: one word. The audit record holds the reason."""
+    return ErrorRecord(error.public, f"the server {error.public} it")
+
+
+def _all_of(dones: list[Done]) -> Done:
+    """One `Done` for a broadcast: a list of the workers' encoded values, or the first error."""
+    failed = next((done for done in dones if done.error is not None), None)
+    if failed is not None:
+        return failed
+    value = msgspec.msgpack.encode([done.value for done in dones])
+    output = "".join(done.output for done in dones)
+    return Done(0, value, None, min(done.started_s for done in dones), max(done.ended_s for done in dones), output)

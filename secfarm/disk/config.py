@@ -1,0 +1,248 @@
+"""Configuration files of server and client: strict TOML, paths relative to the file, XDG homes.
+
+The environment is passed in. It holds paths and names (SECFARM_CONFIG, SECFARM_HOSTS, SECFARM_KEY), never a secret.
+Format: docs/operations.md, "config.toml".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from secfarm.disk.guard import read_guarded_text
+from secfarm.errors import ConfigError
+from secfarm.limits import DEFAULT_PORT
+from secfarm.trust.strict_toml import Table, parse_toml
+from secfarm.wire.address import Address, parse_address
+
+SERVER_CONFIG: Final = Path("/etc/secfarm/config.toml")
+DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
+DEFAULT_KEY_NAME: Final = "id_ed25519"
+DEFAULT_SERVICE: Final = "secfarm"
+
+
+@dataclass(frozen=True, slots=True)
+class KerberosConfig:
+    """`[kerberos]`; a client has only the service name."""
+
+    service_name: str = DEFAULT_SERVICE
+    keytab: Path | None = None
+    allowed_users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """`[tls]`: the site's own certificates instead of the ephemeral one."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """A server's config.toml. Where a value is None the server has its own default (host name, cores, ...)."""
+
+    policy: Path
+    listen: tuple[Address, ...] = ()
+    dial: tuple[Address, ...] = ()
+    workers: int | None = None
+    name: str | None = None
+    key: Path | None = None
+    allowed_signers: Path | None = None
+    secrets: tuple[Path, ...] = ()
+    audit: Path | None = None
+    state: Path | None = None
+    kerberos: KerberosConfig | None = None
+    tls: TlsConfig | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """A client's config.toml. `key` and `secret` exclude each other."""
+
+    known_servers: Path
+    hosts: tuple[Address, ...] = ()
+    key: Path | None = None
+    secret: Path | None = None
+    kerberos: KerberosConfig | None = None
+    file: Path | None = None
+
+
+def config_home(environ: Mapping[str, str]) -> Path:
+    """Return the directory of a user's configuration, `~/.config/secfarm`."""
+    return _xdg(environ, "XDG_CONFIG_HOME", ".config")
+
+
+def state_home(environ: Mapping[str, str]) -> Path:
+    """Return the directory of a user's state, `~/.local/state/secfarm`."""
+    return _xdg(environ, "XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
+    base = Path(environ.get(variable, ""))
+    if not base.is_absolute():  # XDG base directory specification: a relative path there is ignored
+        base = Path(environ.get("HOME") or Path.home()) / default
+    return base / "secfarm"
+
+
+def load_server_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> ServerConfig:
+    """Return the configuration in `path`, else in SECFARM_CONFIG, else in /etc/secfarm.
+
+    Raises:
+        ConfigError: it cannot be read or used as written; it names the file and, where there is one, the line.
+    """
+    file = Path(path or environ.get("SECFARM_CONFIG") or SERVER_CONFIG)
+    root = parse_toml(read_guarded_text(file, secret=False, error=ConfigError), file=str(file), error=ConfigError)
+    reader = _Paths(root, file.parent)
+    policy = reader.file("policy")
+    if policy is None:
+        raise root.fault("policy", "policy is missing: without one nobody may do anything")
+    listen, dial = _addresses(root, "listen", listening=True), _addresses(root, "dial")
+    if not listen and not dial:
+        listen = (parse_address(DEFAULT_LISTEN),)
+    config = ServerConfig(
+        policy=policy,
+        listen=listen,
+        dial=dial,
+        workers=root.count("workers"),
+        name=root.text("name"),
+        key=reader.file("key"),
+        allowed_signers=reader.file("allowed_signers"),
+        secrets=reader.files("secrets"),
+        audit=reader.path("audit"),
+        state=reader.path("state"),
+        kerberos=_server_kerberos(root.table("kerberos"), file.parent),
+        tls=_tls(root.table("tls"), file.parent),
+        file=file,
+    )
+    root.finish()
+    return _check_server(config, root)
+
+
+def _check_server(config: ServerConfig, root: Table) -> ServerConfig:
+    """Return `config` if some client could prove itself to such a server, else raise."""
+    if config.key is None and not config.secrets and config.kerberos is None and config.tls is None:
+        raise root.fault("key", "neither key nor secrets is given: nobody could be authenticated")
+    if (config.key is None) != (config.allowed_signers is None):
+        given, missing = ("key", "allowed_signers") if config.key else ("allowed_signers", "key")
+        raise root.fault(given, f"{given} is given and {missing} is not: Ed25519 needs both")
+    return config
+
+
+def load_client_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> ClientConfig:
+    """Return the configuration in `path`, else in SECFARM_CONFIG, else in the user's XDG home, else the default.
+
+    SECFARM_HOSTS and SECFARM_KEY come before what the file says.
+
+    Raises:
+        ConfigError: a file that was named is not there, or one cannot be used as written.
+    """
+    home = config_home(environ)
+    named = path or environ.get("SECFARM_CONFIG")
+    file = Path(named or home / "config.toml")
+    text = read_guarded_text(file, secret=False, error=ConfigError) if named or file.exists() else ""
+    root = parse_toml(text, file=str(file), error=ConfigError)
+    reader = _Paths(root, file.parent)
+    hosts, key, secret = _addresses(root, "hosts"), reader.file("key"), reader.file("secret")
+    if key and secret:
+        raise root.fault("secret", "key and secret are both given: say which one to prove")
+    if environ.get("SECFARM_HOSTS"):
+        hosts = parse_hosts(environ["SECFARM_HOSTS"], source="SECFARM_HOSTS")
+    if environ.get("SECFARM_KEY"):
+        key, secret = Path(environ["SECFARM_KEY"]), None
+    elif key is None and secret is None and (home / DEFAULT_KEY_NAME).exists():
+        key = home / DEFAULT_KEY_NAME
+    config = ClientConfig(
+        known_servers=reader.path("known_servers") or home / "known_servers",
+        hosts=hosts,
+        key=key,
+        secret=secret,
+        kerberos=_client_kerberos(root.table("kerberos")),
+        file=file,
+    )
+    root.finish()
+    return config
+
+
+def parse_hosts(text: str, *, source: str) -> tuple[Address, ...]:
+    """Return the addresses in a text separated by commas or spaces.
+
+    Raises:
+        ConfigError: one is malformed; it names `source`.
+    """
+    try:
+        return tuple([parse_address(word) for word in re.split(r"[,\s]+", text) if word])
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+class _Paths:
+    """Reads the paths of a table, relative to the directory of its file."""
+
+    def __init__(self, table: Table, base: Path) -> None:
+        self._table = table
+        self._base = base
+
+    def path(self, key: str) -> Path | None:
+        text = self._table.text(key)
+        return None if text is None else self._base / text
+
+    def file(self, key: str) -> Path | None:
+        path = self.path(key)
+        return None if path is None else self._existing(key, path)
+
+    def files(self, key: str) -> tuple[Path, ...]:
+        return tuple([self._existing(key, self._base / text) for text in self._table.texts(key)])
+
+    def _existing(self, key: str, path: Path) -> Path:
+        try:
+            found = path.is_file()
+        except OSError:
+            found = False
+        if not found:
+            raise self._table.fault(key, f"{key}: there is no file {path}")
+        return path
+
+
+def _addresses(table: Table, key: str, *, listening: bool = False) -> tuple[Address, ...]:
+    try:
+        return tuple([parse_address(text, listening=listening) for text in table.texts(key)])
+    except ValueError as error:
+        raise table.fault(key, f"{key}: {error}") from error
+
+
+def _server_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
+    if table is None:
+        return None
+    config = KerberosConfig(
+        service_name=table.text("service_name") or DEFAULT_SERVICE,
+        keytab=_Paths(table, base).file("keytab"),
+        allowed_users=table.texts("allowed_users"),
+    )
+    table.finish()
+    return config
+
+
+def _client_kerberos(table: Table | None) -> KerberosConfig | None:
+    if table is None:
+        return None
+    config = KerberosConfig(service_name=table.text("service_name") or DEFAULT_SERVICE)
+    table.finish()
+    return config
+
+
+def _tls(table: Table | None, base: Path) -> TlsConfig | None:
+    if table is None:
+        return None
+    reader = _Paths(table, base)
+    certificate, key, ca = reader.file("certificate"), reader.file("key"), reader.file("ca")
+    if certificate is None or key is None:
+        raise table.fault("certificate", "[tls] needs certificate and key")
+    table.finish()
+    return TlsConfig(certificate, key, ca)

@@ -1,0 +1,1 @@
+"""The client: kernels, futures, channels, and what feeds servers with signed batches."""

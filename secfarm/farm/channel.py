@@ -1,0 +1,100 @@
+"""Channels: submit tasks, receive their results in order of completion. lparallel's submit-task and receive-result."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from secfarm.farm.current import check_kernel
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Iterator
+
+    from secfarm.farm.kernel import Kernel
+
+
+class Channel:
+    """A stream of results, each given out once, to whoever asks first. Safe for several threads."""
+
+    def __init__(self, kernel: Kernel, *, fixed_capacity: int | None = None) -> None:
+        """Make a channel on `kernel`.
+
+        Args:
+            fixed_capacity: how many tasks may be submitted and not yet received; `submit` blocks beyond it.
+        """
+        if fixed_capacity is not None and fixed_capacity < 1:
+            raise ValueError(f"fixed_capacity is at least 1, not {fixed_capacity}")
+        self.kernel = kernel
+        self._done: queue.SimpleQueue[concurrent.futures.Future[object]] = queue.SimpleQueue()
+        self._room = None if fixed_capacity is None else threading.Semaphore(fixed_capacity)
+        self._lock = threading.Lock()
+        self._outstanding = 0
+
+    def submit(self, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
+        """Send a task; its result comes out of `receive` when it is done."""
+        if self._room is not None:
+            self._room.acquire()
+        try:
+            future = self.kernel.submit(task, *args, **kwargs)
+        except BaseException:
+            if self._room is not None:
+                self._room.release()
+            raise
+        with self._lock:
+            self._outstanding += 1
+        future.add_done_callback(self._done.put)
+
+    def receive(self) -> object:
+        """Wait for the next result and return it; a task that failed raises here."""
+        return self._take(self._done.get())
+
+    def try_receive(self, *, timeout_s: float | None = None) -> tuple[object, bool]:
+        """Return (result, True), or (None, False) when there is none within `timeout_s`; None: none at once."""
+        try:
+            future = self._done.get(block=timeout_s is not None, timeout=timeout_s)
+        except queue.Empty:
+            return None, False
+        return self._take(future), True
+
+    def _take(self, future: concurrent.futures.Future[object]) -> object:
+        with self._lock:
+            self._outstanding -= 1
+        if self._room is not None:
+            self._room.release()
+        return future.result()
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield results until nothing that was submitted is outstanding."""
+        while self._outstanding:
+            yield self.receive()
+
+    def __repr__(self) -> str:
+        return f"<secfarm.Channel on {self.kernel.name!r}: {self._outstanding} outstanding>"
+
+
+def make_channel(*, fixed_capacity: int | None = None) -> Channel:
+    """Return a channel on the current kernel, which it remembers."""
+    return Channel(check_kernel(), fixed_capacity=fixed_capacity)
+
+
+def submit_task(channel: Channel, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
+    """Submit a task on `channel`."""
+    channel.submit(task, *args, **kwargs)
+
+
+def receive_result(channel: Channel) -> object:
+    """Wait for the next result of `channel`."""
+    return channel.receive()
+
+
+def try_receive_result(channel: Channel, *, timeout_s: float | None = None) -> tuple[object, bool]:
+    """Return (result, True) or (None, False); see `Channel.try_receive`."""
+    return channel.try_receive(timeout_s=timeout_s)
+
+
+def do_fast_receives(channel: Channel, count: int) -> Iterator[object]:
+    """Yield the next `count` results of `channel`."""
+    for _ in range(count):
+        yield channel.receive()

@@ -1,0 +1,129 @@
+"""The current kernel, and the functions of lparallel's kernel API that use it."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from secfarm.errors import NoKernelError
+from secfarm.farm.future import Options
+from secfarm.task.deftask import Task
+from secfarm.task.payload import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from secfarm.farm.kernel import Kernel
+
+T = TypeVar("T")
+
+_process_wide: Kernel | None = None
+_in_context: ContextVar[Kernel | None] = ContextVar("secfarm kernel", default=None)
+_category: ContextVar[str | None] = ContextVar("secfarm category", default=None)
+_priority: ContextVar[Priority | None] = ContextVar("secfarm priority", default=None)
+
+_HELP = """there is no current kernel, so there is no server to run the task on; nothing was sent.
+Make one first:
+    with secfarm.local_kernel() as kernel: ...          # servers on this machine
+    with secfarm.Kernel(["host:7419"]) as kernel: ...   # servers that run `secfarm serve`
+or set one for the whole process: secfarm.set_kernel(secfarm.Kernel([...]))"""
+
+
+def current_kernel() -> Kernel | None:
+    """Return the kernel of this context, else that of the process, else None."""
+    kernel = _in_context.get() or _process_wide
+    return None if kernel is None or kernel.closed else kernel
+
+
+def check_kernel() -> Kernel:
+    """Return the current kernel.
+
+    Raises:
+        NoKernelError: there is none.
+    """
+    kernel = current_kernel()
+    if kernel is None:
+        raise NoKernelError(_HELP)
+    return kernel
+
+
+def set_kernel(kernel: Kernel | None) -> None:
+    """Make `kernel` the current one of the whole process; None takes it away. Ends nothing."""
+    global _process_wide  # noqa: PLW0603 - one a process, that is its meaning
+    _process_wide = kernel
+
+
+@contextlib.contextmanager
+def use_kernel(kernel: Kernel) -> Iterator[Kernel]:
+    """Make `kernel` the current one inside the block, for this thread or asyncio task only."""
+    token = _in_context.set(kernel)
+    try:
+        yield kernel
+    finally:
+        _in_context.reset(token)
+
+
+def end_kernel(*, wait: bool = False) -> None:
+    """Shut the current kernel down and leave none; twice is no error."""
+    kernel = current_kernel()
+    if kernel is not None:
+        kernel.shutdown(wait=wait)
+    if _in_context.get() is None:
+        set_kernel(None)
+
+
+def kernel_worker_count() -> int:
+    """Workers of the current kernel."""
+    return check_kernel().worker_count
+
+
+def kernel_name() -> str:
+    """Name of the current kernel."""
+    return check_kernel().name
+
+
+def broadcast_task(task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
+    """Run a task once on every worker of the current kernel; see `Kernel.broadcast`."""
+    return check_kernel().broadcast(task, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def task_category(category: str) -> Iterator[None]:
+    """Give the tasks that are submitted inside the block a category."""
+    token = _category.set(category)
+    try:
+        yield
+    finally:
+        _category.reset(token)
+
+
+@contextlib.contextmanager
+def task_priority(priority: Literal["default", "low"]) -> Iterator[None]:
+    """Give the tasks that are submitted inside the block a priority."""
+    token = _priority.set(Priority[priority.upper()])
+    try:
+        yield
+    finally:
+        _priority.reset(token)
+
+
+_DEFAULT = Options()
+
+
+def task_settings(task: object, options: Options | None) -> Options:
+    """Return the settings for one submission: those given, else the context's over the deftask's own."""
+    if options is not None:
+        return options
+    category, priority = _category.get(), _priority.get()
+    if not isinstance(task, Task):
+        if category is None and priority is None:
+            return _DEFAULT
+        return Options(category=category or "default", priority=priority or Priority.DEFAULT)
+    own = task.options
+    return Options(
+        own.timeout_s,
+        category or own.category or "default",
+        Priority.DEFAULT if (chosen := priority if priority is not None else own.priority) is None else chosen,
+        own.memory_bytes,
+    )

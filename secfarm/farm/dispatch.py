@@ -1,0 +1,263 @@
+"""A kernel's part that lives in the background loop: its links, its schedule, and the way of each task between them.
+
+Everything here runs in the loop's thread, but for `submit`, which only appends to a queue and rings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from secfarm.errors import (
+    ConnectionLostError,
+    MissingModulesError,
+    ProtocolError,
+    ResourceExceededError,
+    SecfarmError,
+    TaskKilledError,
+    TaskRefusedError,
+    TaskTimeoutError,
+    ValueTransferError,
+    WorkerLostError,
+    execution_error,
+)
+from secfarm.farm.link import Link
+from secfarm.farm.schedule import Schedule
+from secfarm.task import codec
+from secfarm.task.payload import Cancel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from secfarm.auth.base import Auth
+    from secfarm.farm.future import Submission
+    from secfarm.farm.schedule import Seat
+    from secfarm.sign.keys import Signer
+    from secfarm.task.outcome import ErrorRecord
+    from secfarm.wire.address import Address
+    from secfarm.wire.messages import Outcome
+
+
+class Dispatch:
+    """The links and the schedule of one kernel."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, at_most_once: bool) -> None:
+        self.loop = loop
+        self.links: list[Link] = []
+        self._at_most_once = at_most_once
+        self._schedule = Schedule()
+        self._seats: dict[Seat, Link] = {}
+        self._arrived: deque[Submission] = deque()
+        self._ringing = False
+        self._pumping = False
+        self._running: list[asyncio.Task[None]] = []
+        self._broadcasts: list[Submission] = []  # done once; every server that comes later gets them first
+        self._outstanding = 0
+        self._idle = asyncio.Event()
+
+    # --- from any thread -----------------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> None:
+        """Take a task in; the loop is rung only when it is not on its way already."""
+        self._arrived.append(submission)
+        if not self._ringing:
+            self._ringing = True
+            self.loop.call_soon_threadsafe(self._take_in)
+
+    # --- in the loop ---------------------------------------------------------------------------------------------------
+
+    async def open(self, addresses: Iterable[Address], auth: Auth, signer: Signer, name: str) -> None:
+        """Start a link to each address; they join as their servers answer."""
+        for address in addresses:
+            link = Link(self, address, auth, signer, name)
+            self.links.append(link)
+            self._running.append(self.loop.create_task(link.run()))
+
+    async def close(self) -> None:
+        """End all links; tasks that are not done stay undone."""
+        for task in self._running:
+            task.cancel()
+        for link in self.links:
+            link.close()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def until_idle(self) -> None:
+        """Return once every task that was submitted is done."""
+        self._take_in()
+        while self._outstanding:
+            self._idle.clear()
+            await self._idle.wait()
+
+    @property
+    def worker_count(self) -> int:
+        """Workers of all servers that are there."""
+        return sum(seat.workers for seat in self._seats)
+
+    def _take_in(self) -> None:
+        self._ringing = False
+        while self._arrived:
+            submission = self._arrived.popleft()
+            self._outstanding += 1
+            if submission.future.cancelled():
+                self._over()
+            else:
+                self._schedule.add(submission)
+        self._pump()
+
+    def pump_soon(self) -> None:
+        """Assign tasks at the end of this turn of the loop."""
+        if not self._pumping:
+            self._pumping = True
+            self.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        for seat, submissions in self._schedule.assign():
+            self._seats[seat].submit(submissions)
+
+    def join(self, link: Link, workers: int, max_tasks: int) -> None:
+        """A server has welcomed us: give the link its seat."""
+        seat = self._schedule.join(workers, max_tasks)
+        self._seats[seat] = link
+        link.seat = seat
+        for submission in self._broadcasts:
+            self._send_to(seat, link, submission.again())
+        self.pump_soon()
+
+    def _send_to(self, seat: Seat, link: Link, submission: Submission) -> None:
+        self._outstanding += 1
+        seat.held[submission.task_id] = submission
+        link.submit([submission])
+
+    async def broadcast(self, first: Submission) -> list[object]:
+        """Run a task on every worker of every server, those that come later included; return the results so far.
+
+        Raises:
+            ConnectionLostError: there is no server, or one was lost meanwhile.
+        """
+        self._take_in()
+        sent = [first.again() for _ in self._seats]
+        if not sent:
+            raise ConnectionLostError("no server is connected; the task was not broadcast")
+        for (seat, link), submission in zip(self._seats.items(), sent, strict=True):
+            self._send_to(seat, link, submission)
+        parts = await asyncio.gather(*(asyncio.wrap_future(submission.future) for submission in sent))
+        self._broadcasts.append(first)
+        return [value for part in parts if isinstance(part, list) for value in part]
+
+    def leave(self, link: Link, seat: Seat, error: ConnectionLostError) -> None:
+        """A session has ended: what had no result is sent again under the same task id, unless that is unwanted."""
+        self._seats.pop(seat, None)
+        again: list[Submission] = []
+        for submission in self._schedule.leave(seat):
+            if submission.verdict is not None:
+                submission.verdict.set_result(False)
+                submission.verdict = None
+            if self._at_most_once or submission.broadcast:
+                self._fail(submission, error)
+            else:
+                again.append(submission)
+        self._schedule.put_back(again)
+        self.pump_soon()
+
+    def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None) -> None:
+        """A server has answered: the future gets its value or its error."""
+        submission = self._schedule.finish(seat, outcome.task_id, outcome.ended_s - outcome.started_s)
+        if submission is None:
+            raise ProtocolError("the server reports a task that it was not given")
+        future = submission.future
+        future.output = outcome.output
+        killed = outcome.error is not None and outcome.error.code == TaskKilledError.code
+        if submission.verdict is not None:
+            submission.verdict.set_result(killed)
+            if killed:
+                self._over()
+                return
+        if outcome.error is not None:
+            self._fail(submission, self.error(outcome.error, link))
+            return
+        try:
+            result = _broadcast_result(value) if submission.broadcast else codec.decode(value or b"")
+        except SecfarmError as error:
+            self._fail(submission, error)
+            return
+        if not future.cancelled():
+            future.set_result(result)
+        self._over()
+
+    def _fail(self, submission: Submission, error: BaseException) -> None:
+        if not submission.future.cancelled():
+            submission.future.set_exception(error)
+        self._over()
+
+    def _over(self) -> None:
+        self._outstanding -= 1
+        if not self._outstanding:
+            self._idle.set()
+
+    def error(self, record: ErrorRecord, link: Link) -> SecfarmError:
+        """Return the exception for what a server reports; its words choose among our classes and nothing more."""
+        match record.code:
+            case "raised":
+                return execution_error(
+                    record.report,
+                    description=record.description,
+                    remote_type=record.remote_type,
+                    server=link.server_name,
+                )
+            case "timeout":
+                return TaskTimeoutError(record.report)
+            case "killed":
+                return TaskKilledError(record.report)
+            case "worker-lost":
+                return WorkerLostError(record.report, signal=record.signal)
+            case "resource":
+                return ResourceExceededError(record.report, kind=record.kind, limit=record.limit)
+            case "value":
+                return ValueTransferError(record.report)
+            case "missing-modules":
+                return MissingModulesError(
+                    record.report,
+                    modules=record.modules,
+                    python_version=record.python_version,
+                    server=link.server_name,
+                )
+            case _:
+                return TaskRefusedError(
+                    f"server {link.server_name} would not run it ({record.code}); nothing was compiled or executed"
+                )
+
+    # --- cancelling ----------------------------------------------------------------------------------------------------
+
+    async def cancel(self, submission: Submission) -> bool:
+        """Return True once it is certain that the task does not run."""
+        self._take_in()
+        if self._schedule.withdraw(submission):
+            self._over()
+            return True
+        for seat, link in self._seats.items():
+            if submission.task_id in seat.held:
+                verdict = submission.verdict = self.loop.create_future()
+                with contextlib.suppress(SecfarmError):  # the session broke: `leave` gives the verdict
+                    await link.order(lambda number: Cancel(number, (submission.task_id,)), list[bytes])
+                return await verdict
+        return False
+
+    def abandon(self, error: BaseException) -> None:
+        """Fail every task that no server has; used when nothing more will be sent."""
+        self._take_in()
+        for submission in self._schedule.waiting:
+            self._schedule.withdraw(submission)
+            self._fail(submission, error)
+
+
+def _broadcast_result(value: bytes | None) -> list[object]:
+    try:
+        encoded = msgspec.msgpack.decode(value or b"", type=list[bytes])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the results of a broadcast are malformed: {error}") from error
+    return [codec.decode(one) for one in encoded]

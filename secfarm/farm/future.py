@@ -1,0 +1,103 @@
+"""A task on its way, and the future that its submitter holds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from secfarm.task.payload import Priority
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from secfarm.task.program import Program
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of a submission; None leaves a limit to the server's policy.
+
+    Attributes:
+        timeout_s: the task's process is killed when it runs longer.
+        category: the name that `kill_tasks` knows it by.
+        memory_bytes: what it may allocate.
+    """
+
+    timeout_s: float | None = None
+    category: str = "default"
+    priority: Priority = Priority.DEFAULT
+    memory_bytes: int | None = None
+
+
+class Future(concurrent.futures.Future[T]):
+    """A `concurrent.futures.Future` whose task runs on a server.
+
+    Attributes:
+        task_id: hexadecimal; the same in the server's audit log.
+        output: what the task printed, known when it is done.
+    """
+
+    def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
+        super().__init__()
+        self._submission = submission
+        self._cancel = cancel
+        self.output = ""
+
+    @property
+    def task_id(self) -> str:
+        """Name of the task in every log."""
+        return self._submission.task_id.hex()
+
+    def running(self) -> bool:
+        """Whether it was sent to a server and is not done."""
+        return self._submission.sent and not self.done()
+
+    def cancel(self) -> bool:
+        """Take the task back; one that is running is killed.
+
+        Returns True only once it is certain that the task does not run (any more): for one that was sent, when its
+        server has said so. A task that is done, or whose server is out of reach, cannot be cancelled.
+        """
+        if not self.done() and self._cancel(self._submission):
+            super().cancel()
+            if self.cancelled() and self._state == "CANCELLED":
+                self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, as an executor's thread would
+        return self.cancelled()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running() else self._state.lower().replace("_", " ")
+        return f"<secfarm.Future {self.task_id} of {self._submission.program.name}: {state}>"
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One task as the client keeps it until it holds the result."""
+
+    task_id: bytes
+    program: Program
+    arguments: bytes
+    values: bytes | None
+    options: Options
+    cancel: Callable[[Submission], bool]
+    broadcast: bool = False
+    spread: bool = False
+    sent: bool = False  # some server has it, or had it when its connection broke
+    verdict: asyncio.Future[bool] | None = None  # set while a cancel waits for the server's word
+    future: Future[object] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.future = Future(self, self.cancel)
+
+    def again(self) -> Submission:
+        """Return the same task under a new id, with a future of its own."""
+        return replace(self, task_id=os.urandom(16), sent=False, verdict=None)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much room it takes in a batch."""
+        return len(self.arguments) + (len(self.values) if self.values is not None else 0)

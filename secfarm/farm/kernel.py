@@ -1,0 +1,385 @@
+"""The kernel: a client's set of servers, as a `concurrent.futures.Executor`.
+
+A blocking façade over the background loop. `submit` captures, encodes and queues in the caller's thread; signing,
+sending and hearing happen in the loop. Idea and names: lparallel's kernel, lfarm's make-kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
+
+from secfarm.disk.credentials import client_credentials
+from secfarm.errors import AuthError, ConfigError, InvalidTaskError, KernelCreationError, KernelError, ValueTransferError
+from secfarm.farm.channel import Channel
+from secfarm.farm.current import task_settings, use_kernel
+from secfarm.farm.dispatch import Dispatch
+from secfarm.farm.future import Future, Options, Submission
+from secfarm.farm.loop import background_loop, in_background, run_in_background
+from secfarm.task import codec
+from secfarm.task.payload import Priority
+from secfarm.task.program import Program, ProgramKind
+from secfarm.task.source import capture
+from secfarm.wire.address import Address, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from secfarm.auth.base import Auth
+    from secfarm.sign.keys import SigningKey
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Delivery = Literal["at-least-once", "at-most-once"]
+_CHUNKS_PER_WORKER: Final = 4  # of map: enough to even out uneven items, few enough to keep the cost per item small
+
+
+class Kernel(concurrent.futures.Executor):
+    """A set of servers that runs tasks. A context manager: current inside its block, shut down at its end.
+
+    Raises (on creation):
+        ValueError: an address is malformed; nothing was dialled.
+        KernelCreationError: a server refused us, or is not the one that we know, or did not answer in time.
+    """
+
+    def __init__(  # noqa: PLR0913 - the contract's keywords
+        self,
+        addresses: str | tuple[str, int] | Iterable[str | tuple[str, int]] = (),
+        *,
+        auth: Auth | None = None,
+        key: SigningKey | str | os.PathLike[str] | None = None,
+        name: str = "secfarm",
+        connect_timeout_s: float | None = None,
+        delivery: Delivery = "at-least-once",
+    ) -> None:
+        """Connect to every address, and wait until each has answered.
+
+        Args:
+            addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`; those of
+                the configuration where none is given.
+            auth: how to prove who we are; by default with the key.
+            key: signs what is sent; by default the auth's own key or secret, or the configuration's.
+            name: for people and logs.
+            connect_timeout_s: None keeps trying for ever.
+            delivery: whether a task whose session broke is sent again (and run once by a server that survived), or
+                fails with `ConnectionLostError`.
+        """
+        if delivery not in ("at-least-once", "at-most-once"):
+            raise ValueError(f'delivery is "at-least-once" or "at-most-once", not {delivery!r}')
+        parsed = _addresses(addresses)
+        try:
+            credentials = client_credentials(auth, key, os.environ)
+        except ConfigError as error:
+            raise KernelCreationError(str(error)) from error
+        parsed = parsed or credentials.hosts
+        if not parsed:
+            raise KernelCreationError(
+                "no server is named; give addresses, or set SECFARM_HOSTS or `hosts` in config.toml, or use local_kernel()"
+            )
+        self.name = name
+        self._closed = False
+        self._lock = threading.Lock()
+        self._task_ids = itertools.count()
+        self._task_prefix = os.urandom(8)
+        self._current = ExitStack()
+        self._on_close = ExitStack()
+        self._dispatch = Dispatch(background_loop(), at_most_once=delivery == "at-most-once")
+        try:
+            run_in_background(self._open(parsed, credentials.auth, credentials.signer, connect_timeout_s))
+        except BaseException:
+            self.shutdown(wait=False)
+            raise
+
+    async def _open(self, addresses: tuple[Address, ...], auth: Auth, signer: object, timeout_s: float | None) -> None:
+        dispatch = self._dispatch
+        await dispatch.open(addresses, auth, signer, self.name)  # type: ignore[arg-type]
+        joined = [link.joined for link in dispatch.links]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*joined)
+        except TimeoutError as error:
+            missing = [link for link in dispatch.links if link.welcome is None]
+            reasons = "; ".join(f"{link.address}: {link.last_error or 'no answer'}" for link in missing)
+            raise KernelCreationError(f"not every server answered within {timeout_s:g} s: {reasons}") from error
+        except (AuthError, ConfigError) as error:
+            refused = next(link for link in dispatch.links if link.last_error is error)
+            raise KernelCreationError(f"no session with {refused.address}: {error}") from error
+
+    # --- submitting ----------------------------------------------------------------------------------------------------
+
+    def submit(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Send a task and return its future at once.
+
+        Args:
+            task: a lambda, a deftask, a function, or the name of a function on the server.
+            args: values that can travel (docs/codec.md).
+
+        Raises:
+            InvalidTaskError: it cannot travel; nothing was sent.
+            ValueTransferError: an argument cannot.
+            KernelError: the kernel was shut down.
+        """
+        return cast("Future[T]", self._submit(task, args, kwargs, None))
+
+    def _submit(
+        self, task: object, args: tuple[object, ...], kwargs: dict[str, object], options: Options | None
+    ) -> Future[object]:
+        program, values = _captured(task)
+        return self._send(task, program, codec.encode_call(args, kwargs), values, options)
+
+    def _send(  # noqa: PLR0913
+        self,
+        task: object,
+        program: Program,
+        arguments: bytes,
+        values: bytes | None,
+        options: Options | None,
+        *,
+        spread: bool = False,
+    ) -> Future[object]:
+        submission = Submission(
+            self._task_prefix + next(self._task_ids).to_bytes(8, "big"),
+            program,
+            arguments,
+            values,
+            task_settings(task, options),
+            self._recall,
+            spread=spread,
+        )
+        if self._closed:
+            raise KernelError(f"kernel {self.name!r} was shut down; the task was not sent")
+        self._dispatch.submit(submission)
+        return submission.future
+
+    def run(
+        self, task: Callable[..., T] | str, /, *args: object, timeout_s: float | None = None, **kwargs: object
+    ) -> T:
+        """Submit, wait, and return the result; `timeout_s` is the task's limit, after which it is killed."""
+        options = None if timeout_s is None else replace(task_settings(task, None), timeout_s=timeout_s)
+        return cast("T", self._submit(task, args, kwargs, options).result())
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., T] | str,
+        *iterables: Iterable[object],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[T]:
+        """Return the results of `fn` over `zip(*iterables)`, in order; the meaning is `Executor.map`'s.
+
+        Args:
+            timeout: seconds from now until the last result must be there, else `TimeoutError`.
+            chunksize: items in one task; None chooses so that each worker has a few.
+        """
+        return self._map(fn, iterables, timeout, chunksize, None)
+
+    def _map(
+        self,
+        fn: Callable[..., T] | str,
+        iterables: tuple[Iterable[object], ...],
+        timeout_s: float | None,
+        chunksize: int | None,
+        options: Options | None,
+    ) -> Iterator[T]:
+        if chunksize is not None and chunksize < 1:
+            raise ValueError(f"chunksize is at least 1, not {chunksize}")
+        items = list(zip(*iterables))  # noqa: B905 - the shortest ends it, as in Executor.map
+        size = chunksize or self._chunk_size(len(items), task_settings(fn, options))
+        futures = []
+        for start in range(0, len(items), size):
+            program, values = _captured(fn)
+            arguments = codec.encode_call((items[start : start + size],), {})
+            futures.append(self._send(fn, program, arguments, values, options, spread=True))
+        return _in_order(futures, timeout_s)
+
+    def _chunk_size(self, items: int, options: Options) -> int:
+        if options.timeout_s is not None:
+            return 1  # the limit is meant for one item
+        return max(1, -(-items // (_CHUNKS_PER_WORKER * max(1, self.worker_count))))
+
+    def broadcast(self, task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
+        """Run a task once on every worker and return the results; what its `global` statements define stays there."""
+        program, values = _captured(task)
+        submission = Submission(
+            b"", program, codec.encode_call(args, kwargs), values, task_settings(task, None), self._recall, broadcast=True
+        )
+        return cast("list[T]", run_in_background(self._dispatch.broadcast(submission)))
+
+    def options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        category: str | None = None,
+        priority: Literal["default", "low"] | None = None,
+        memory_bytes: int | None = None,
+    ) -> KernelView:
+        """Return a view of this kernel whose tasks have these settings."""
+        return KernelView(self, timeout_s, category, priority, memory_bytes)
+
+    def channel(self, *, fixed_capacity: int | None = None) -> Channel:
+        """Return a channel whose tasks run on this kernel."""
+        return Channel(self, fixed_capacity=fixed_capacity)
+
+    @property
+    def worker_count(self) -> int:
+        """Workers of all servers that are connected now."""
+        return self._dispatch.worker_count
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was shut down."""
+        return self._closed
+
+    # --- ending --------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's
+        """Take no more tasks; the meaning of the arguments is `Executor.shutdown`'s. Twice is no error."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if not first and not wait:
+            return
+        ending = asyncio.run_coroutine_threadsafe(self._end(cancel_futures=cancel_futures), background_loop())
+        if wait and not in_background():
+            ending.result()
+
+    async def _end(self, *, cancel_futures: bool) -> None:
+        if cancel_futures:
+            for submission in self._dispatch.withdraw_waiting():
+                submission.future.cancel_quietly()
+        await self._dispatch.until_idle()
+        await self._dispatch.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._on_close.close)
+
+    def _recall(self, submission: Submission) -> bool:
+        if in_background():
+            return False  # a callback may not wait here for what only this thread can bring about
+        return run_in_background(self._dispatch.cancel(submission))
+
+    def __enter__(self) -> Self:
+        self._current.enter_context(use_kernel(self))
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self._current.close()
+        self.shutdown(wait=True)
+
+    def __repr__(self) -> str:
+        servers = ", ".join(str(link.address) for link in self._dispatch.links)
+        return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
+
+
+class KernelView:
+    """A kernel with settings for what is submitted through it; see `Kernel.options`."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        timeout_s: float | None,
+        category: str | None,
+        priority: Literal["default", "low"] | None,
+        memory_bytes: int | None,
+    ) -> None:
+        self._kernel = kernel
+        self._timeout_s = timeout_s
+        self._category = category
+        self._priority = None if priority is None else Priority[priority.upper()]
+        self._memory_bytes = memory_bytes
+
+    def _options(self, task: object) -> Options:
+        """The settings of `task` with those of this view before them."""
+        own = task_settings(task, None)
+        return Options(
+            own.timeout_s if self._timeout_s is None else self._timeout_s,
+            own.category if self._category is None else self._category,
+            own.priority if self._priority is None else self._priority,
+            own.memory_bytes if self._memory_bytes is None else self._memory_bytes,
+        )
+
+    def submit(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `Kernel.submit`."""
+        return cast("Future[T]", self._kernel._submit(task, args, kwargs, self._options(task)))  # noqa: SLF001
+
+    def run(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Submit, wait, and return the result."""
+        return self.submit(task, *args, **kwargs).result()
+
+    def map(
+        self,
+        fn: Callable[..., T] | str,
+        *iterables: Iterable[object],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[T]:
+        """As `Kernel.map`."""
+        return self._kernel._map(fn, iterables, timeout, chunksize, self._options(fn))  # noqa: SLF001
+
+
+def make_kernel(
+    addresses: str | tuple[str, int] | Iterable[str | tuple[str, int]] = (),
+    *,
+    auth: Auth | None = None,
+    key: SigningKey | str | os.PathLike[str] | None = None,
+    name: str = "secfarm",
+    connect_timeout_s: float | None = None,
+    delivery: Delivery = "at-least-once",
+) -> Kernel:
+    """Return a kernel, as lfarm's make-kernel does; it does not become the current one."""
+    return Kernel(
+        addresses, auth=auth, key=key, name=name, connect_timeout_s=connect_timeout_s, delivery=delivery
+    )
+
+
+def _addresses(given: str | tuple[str, int] | Iterable[str | tuple[str, int]]) -> tuple[Address, ...]:
+    if isinstance(given, str):
+        return (parse_address(given),)
+    listed = list(given)
+    if len(listed) == 2 and isinstance(listed[0], str) and isinstance(listed[1], int):  # noqa: PLR2004 - (host, port)
+        return (parse_address((listed[0], listed[1])),)
+    return tuple(parse_address(cast("str | tuple[str, int]", one)) for one in listed)
+
+
+def _captured(task: object) -> tuple[Program, bytes | None]:
+    captured = capture(task)
+    if not captured.values:
+        return captured.program, None
+    try:
+        return captured.program, codec.encode(list(captured.values))
+    except ValueTransferError as error:
+        raise captured.invalid(error) from error
+
+
+def _in_order(futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
+    """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
+    deadline_s = None if timeout_s is None else _now_s() + timeout_s
+
+    def results() -> Iterator[T]:
+        try:
+            futures.reverse()
+            while futures:
+                left_s = None if deadline_s is None else max(0.0, deadline_s - _now_s())
+                yield from cast("list[T]", futures.pop().result(left_s))
+        finally:
+            for future in futures:
+                future.cancel()
+
+    return results()
+
+
+def _now_s() -> float:
+    import time
+
+    return time.monotonic()
+
+
+__all__ = ["InvalidTaskError", "Kernel", "KernelView", "ProgramKind", "make_kernel"]

@@ -1,0 +1,343 @@
+"""A link: the client's side of its session with one server, kept up for ever.
+
+Packs what the schedule assigns into batches, signs each once, and turns outcomes back into results. What a server
+sends is decoded as hostile data. When the line breaks, dials again with jittered back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import platform
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from secfarm.auth.base import End, Side
+from secfarm.errors import AuthError, ConfigError, ConnectionLostError, KernelError, ProtocolError, SecfarmError
+from secfarm.limits import (
+    IDLE_PING_S,
+    IDLE_TIMEOUT_S,
+    INLINE_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_CALLS,
+)
+from secfarm.net.dial import dial
+from secfarm.net.pump import Connection
+from secfarm.sign.envelope import encode_envelope, seal, session_type
+from secfarm.task.payload import BATCH_VERSION, Batch, Blob, Call, encode_batch
+from secfarm.wire.blobs import BlobInbox, blob_of
+from secfarm.wire.messages import (
+    NONCE_BYTES,
+    Chunk,
+    Goodbye,
+    OrderResult,
+    Output,
+    Ping,
+    Pong,
+    Received,
+    Results,
+    Submit,
+    Welcome,
+    Workers,
+)
+from secfarm.wire.session import Established, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from secfarm.auth.base import Auth
+    from secfarm.farm.dispatch import Dispatch
+    from secfarm.farm.future import Submission
+    from secfarm.farm.schedule import Seat
+    from secfarm.sign.keys import Signer
+    from secfarm.task.outcome import ErrorRecord
+    from secfarm.task.payload import Order, ProgramText
+    from secfarm.wire.address import Address
+    from secfarm.wire.messages import Message, Outcome
+
+_BACK_OFF_S: Final = (0.05, 5.0)  # first and longest pause between two attempts
+
+
+class Link:
+    """One server's session. A `net.pump.Listener`."""
+
+    def __init__(self, dispatch: Dispatch, address: Address, auth: Auth, signer: Signer, name: str) -> None:
+        self.address = address
+        self.welcome: Welcome | None = None
+        self.seat: Seat | None = None
+        self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.last_error: Exception | None = None
+        self._dispatch = dispatch
+        self._auth = auth
+        self._signer = signer
+        self._name = name
+        self._connection: Connection | None = None
+        self._requests: dict[int, tuple[asyncio.Future[object], type]] = {}
+        self._request_ids = itertools.count(1)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sequence = itertools.count(1)
+        self._announced: set[bytes] = set()
+        self._blobs = BlobInbox()
+        self._awaiting: dict[Blob, list[Outcome]] = {}
+        self._received = 0
+        self._heard_s = time.monotonic()
+
+    # --- staying connected -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a session up until cancelled; `joined` fails if the two do not believe each other at first."""
+        pause_s = _BACK_OFF_S[0]
+        while True:
+            try:
+                connection = await dial(self.address, self._make)
+                pause_s = _BACK_OFF_S[0]
+                await self._watch(connection)
+            except (AuthError, ConfigError) as error:
+                self.last_error = error
+                if not self.joined.done():
+                    self.joined.set_exception(error)
+                    return
+            except (OSError, SecfarmError) as error:
+                self.last_error = error
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients, hides nothing
+            pause_s = min(2 * pause_s, _BACK_OFF_S[1])
+
+    async def _watch(self, connection: Connection) -> None:
+        """Wait for the connection's end; a server that says nothing for long is asked, then given up."""
+        while not connection.closed.done():
+            await asyncio.wait([connection.closed], timeout=IDLE_PING_S)
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s > IDLE_TIMEOUT_S:
+                connection.abort()
+            elif silent_s > IDLE_PING_S and not connection.closed.done():
+                connection.send(Ping(0))
+
+    def _make(self) -> Connection:
+        self._reset()
+        return Connection(self._session, self._own)
+
+    def _own(self, connection: Connection) -> Link:
+        self._connection = connection
+        return self
+
+    def _session(self, certificate: bytes) -> Session:
+        return Session(
+            end=End.INITIATOR,
+            side=Side.CLIENT,
+            auths={self._auth.mechanism: self._auth},
+            nonce=os.urandom(NONCE_BYTES),
+            certificate=certificate,
+            address=str(self.address),
+            name=self._name,
+            python_version=platform.python_version(),
+            clock=time.time,
+        )
+
+    def close(self) -> None:
+        """Say goodbye: the server ends what runs for us."""
+        if self._connection is not None:
+            self._connection.close()
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def submit(self, submissions: list[Submission]) -> None:
+        """Send tasks, in as few signed batches as the limits allow."""
+        calls: list[Call] = []
+        texts: list[ProgramText] = []
+        values: dict[bytes, int] = {}
+        encoded: list[bytes | Blob] = []
+        large: list[tuple[Blob, bytes]] = []
+        size = 0
+        for submission in submissions:
+            program = submission.program
+            if program.key not in self._announced:
+                self._announced.add(program.key)
+                texts.append(program.wire)
+                size += len(program.text) + len(program.origin)
+            index = -1
+            if submission.values is not None:
+                index = values.setdefault(submission.values, len(encoded))
+                if index == len(encoded):
+                    encoded.append(_inline(submission.values, large))
+            size += min(submission.size_bytes, 2 * INLINE_BYTES)
+            options = submission.options
+            calls.append(
+                Call(
+                    submission.task_id,
+                    program.key,
+                    _inline(submission.arguments, large),
+                    index,
+                    options.category,
+                    options.priority,
+                    options.timeout_s,
+                    options.memory_bytes,
+                    submission.broadcast,
+                    submission.spread,
+                )
+            )
+            submission.sent = True
+            if len(calls) == MAX_BATCH_CALLS or size > MAX_BATCH_BYTES:
+                self._sign_and_send(tuple(calls), tuple(texts), tuple(encoded))
+                calls, texts, values, encoded, size = [], [], {}, [], 0
+        if calls:
+            self._sign_and_send(tuple(calls), tuple(texts), tuple(encoded))
+        if self._connection is not None:
+            for blob, value in large:
+                self._connection.send_value(blob, value)
+
+    def _sign_and_send(
+        self,
+        calls: tuple[Call, ...] = (),
+        programs: tuple[ProgramText, ...] = (),
+        values: tuple[bytes | Blob, ...] = (),
+        orders: tuple[Order, ...] = (),
+    ) -> None:
+        connection = self._connection
+        if connection is None or not connection.session.ready:
+            return  # on_closed follows, or has been: the schedule gets its tasks back there
+        batch = Batch(BATCH_VERSION, next(self._sequence), programs, values, calls, orders)  # type: ignore[arg-type]
+        envelope = seal(session_type(connection.session.session_id), encode_batch(batch), self._signer)
+        connection.send(Submit(encode_envelope(envelope)))
+
+    async def order(self, make: Callable[[int], Order], answer: type) -> object:
+        """Send a signed order and return the server's answer, converted to the type `answer`.
+
+        Raises:
+            TaskRefusedError: the server would not follow it.
+            ConnectionLostError: the session broke before the answer.
+        """
+        if self._connection is None or self.seat is None:
+            raise ConnectionLostError(f"there is no session with {self.address}; the order was not sent")
+        request_id = next(self._request_ids)
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._requests[request_id] = (future, answer)
+        self._sign_and_send(orders=(make(request_id),))
+        return await future
+
+    async def ping(self) -> None:
+        """Ask whether the server is there and return when it has answered."""
+        if self._connection is None:
+            raise ConnectionLostError(f"there is no session with {self.address}")
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        nonce = next(self._request_ids)
+        self._requests[nonce] = (future, int)
+        self._connection.send(Ping(nonce))
+        await future
+
+    # --- hearing (net.pump.Listener) -----------------------------------------------------------------------------------
+
+    def on_message(self, message: Message | Established) -> None:
+        """Take one message of the server."""
+        self._heard_s = time.monotonic()
+        match message:
+            case Results():
+                self._results(message)
+            case Chunk():
+                self._chunk(message)
+            case Welcome():
+                self.welcome = message
+                self._dispatch.join(self, message.workers, message.max_tasks)
+                if not self.joined.done():
+                    self.joined.set_result(None)
+            case OrderResult():
+                self._answer(message)
+            case Pong():
+                if (request := self._requests.pop(message.nonce, None)) is not None:
+                    request[0].set_result(None)
+            case Ping():
+                if self._connection is not None:
+                    self._connection.send(Pong(message.nonce))
+            case Workers():
+                if self.seat is not None:
+                    self.seat.workers = message.count
+                    self._dispatch.pump_soon()
+            case Output():
+                pass  # this version shows what a task printed when it is done (Outcome.output)
+            case Goodbye():
+                if self._connection is not None:
+                    self._connection.close()
+            case _:
+                raise ProtocolError(f"the server sent {type(message).__name__}")
+
+    def on_writable(self) -> None:
+        """Nothing is held back here: what a server may have outstanding is bounded."""
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The session is gone: its tasks go back to the schedule."""
+        self._connection = None
+        seat, self.seat = self.seat, None
+        lost = ConnectionLostError(f"the session with {self.address} broke: {error or 'the server said goodbye'}")
+        for future, _ in self._requests.values():
+            if not future.done():
+                future.set_exception(lost)
+        self._requests.clear()
+        if seat is not None:
+            self._dispatch.leave(self, seat, lost)
+
+    def _results(self, message: Results) -> None:
+        seat = self.seat
+        if seat is None:
+            raise ProtocolError("results came before the welcome")
+        self._received += len(message.outcomes)
+        for outcome in message.outcomes:
+            if isinstance(outcome.value, Blob):
+                self._blobs.announce(outcome.value)
+                self._awaiting.setdefault(outcome.value, []).append(outcome)
+            else:
+                self._dispatch.finish(self, seat, outcome, outcome.value)
+        self._acknowledge()
+        self._dispatch.pump_soon()
+
+    def _chunk(self, chunk: Chunk) -> None:
+        complete = self._blobs.add(chunk)
+        if complete is None or self.seat is None:
+            return
+        blob, value = complete
+        outcomes = self._awaiting[blob]
+        self._dispatch.finish(self, self.seat, outcomes.pop(0), value)
+        if not outcomes:
+            del self._awaiting[blob]
+        self._acknowledge()
+        self._dispatch.pump_soon()
+
+    def _acknowledge(self) -> None:
+        """Tell the server what it may forget: nothing while a large value is on its way."""
+        if not self._awaiting and self._connection is not None:
+            self._connection.send(Received(self._received))
+
+    def _answer(self, message: OrderResult) -> None:
+        request = self._requests.pop(message.request_id, None)
+        if request is None:
+            raise ProtocolError(f"the server answered order {message.request_id}, which was not given")
+        future, answer = request
+        if future.done():
+            return
+        if message.error is not None:
+            future.set_exception(self._dispatch.error(message.error, self))
+            return
+        try:
+            future.set_result(msgspec.msgpack.decode(message.value, type=answer))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            future.set_exception(ProtocolError(f"the server's answer to an order is malformed: {error}"))
+
+    @property
+    def server_name(self) -> str:
+        """The server's name for itself; its address before it said so."""
+        return self.welcome.server if self.welcome is not None else str(self.address)
+
+
+def _inline(value: bytes, large: list[tuple[Blob, bytes]]) -> bytes | Blob:
+    """Return `value` itself when it may ride inside a batch, else its announcement, noting it in `large`."""
+    if len(value) <= INLINE_BYTES:
+        return value
+    blob = blob_of(value)
+    large.append((blob, value))
+    return blob
+
+

@@ -1,0 +1,54 @@
+"""The one background event loop of a client process: a daemon thread that all kernels share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_pid = 0
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop, started at the first call; a forked child gets one of its own."""
+    global _loop, _pid  # noqa: PLW0603 - one a process
+    with _lock:
+        if _loop is None or _pid != os.getpid():
+            _loop, _pid = _new_loop(), os.getpid()
+            threading.Thread(target=_loop.run_forever, name="secfarm", daemon=True).start()
+        return _loop
+
+
+def in_background() -> bool:
+    """Whether the calling thread is the loop's own, in which nothing may block."""
+    try:
+        return asyncio.get_running_loop() is _loop
+    except RuntimeError:
+        return False
+
+
+def run_in_background(coroutine: Coroutine[object, object, T]) -> T:
+    """Run `coroutine` in the loop and wait for its result; a KeyboardInterrupt cancels it."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - the extra `fast`
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

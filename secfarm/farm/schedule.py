@@ -1,0 +1,130 @@
+"""Who gets which task next. Pure: events in, assignments out; no clock, no sockets.
+
+Tasks wait here, in order of priority and then of submission, until a server can start them soon. What a server is sent
+ahead of free workers is bounded by expected time, not by number: short tasks are pipelined by the hundred, and a task
+of unknown length goes to a free worker only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from secfarm.farm.future import Submission
+
+# Expected work that one worker may have in front of it: some round trips, so that it never waits for the network, and
+# little enough that no task waits noticeably behind others while another server is free.
+_AHEAD_S: Final = 0.02
+_MAX_AHEAD: Final = 4096  # tasks per server
+_WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One server as the schedule sees it."""
+
+    workers: int
+    max_tasks: int
+    held: dict[bytes, Submission] = field(default_factory=dict)  # sent and not answered, by task id
+    load_s: float = 0.0
+
+    @property
+    def free(self) -> int:
+        """How many of its workers have nothing to do, as far as we know."""
+        return self.workers - len(self.held)
+
+
+class Schedule:
+    """All tasks of a kernel that are not done, and the servers that may run them."""
+
+    def __init__(self) -> None:
+        self.seats: list[Seat] = []
+        self._waiting: tuple[deque[Submission], deque[Submission]] = (deque(), deque())
+        self._average_s: dict[bytes, float] = {}
+
+    def add(self, submission: Submission) -> None:
+        """A task was submitted."""
+        self._waiting[submission.options.priority].append(submission)
+
+    def withdraw(self, submission: Submission) -> bool:
+        """Forget a task that waits; return whether it did."""
+        try:
+            self._waiting[submission.options.priority].remove(submission)
+        except ValueError:
+            return False
+        return True
+
+    def join(self, workers: int, max_tasks: int) -> Seat:
+        """A server has come."""
+        seat = Seat(workers, max_tasks)
+        self.seats.append(seat)
+        return seat
+
+    def leave(self, seat: Seat) -> list[Submission]:
+        """A server has gone; return what it had, in order of submission, for the caller to decide about."""
+        if seat in self.seats:
+            self.seats.remove(seat)
+        held = list(seat.held.values())
+        seat.held.clear()
+        return held
+
+    def put_back(self, submissions: list[Submission]) -> None:
+        """These wait again, in front of all others."""
+        for submission in reversed(submissions):
+            self._waiting[submission.options.priority].appendleft(submission)
+
+    def finish(self, seat: Seat, task_id: bytes, seconds: float) -> Submission | None:
+        """A server has answered; return the task, or None if the server did not have it.
+
+        Args:
+            seconds: how long it ran there.
+        """
+        submission = seat.held.pop(task_id, None)
+        if submission is None:
+            return None
+        key = submission.program.key
+        before_s = self._average_s.get(key)
+        if 0 <= seconds < 1e9:  # noqa: PLR2004 - a server's clock may jump; its word only shapes what it is sent
+            self._average_s[key] = seconds if before_s is None else before_s + _WEIGHT * (seconds - before_s)
+        seat.load_s = seat.load_s - self._expected_s(before_s) if seat.held else 0.0
+        return submission
+
+    def assign(self) -> list[tuple[Seat, list[Submission]]]:
+        """Take from those waiting what servers should have now."""
+        assigned: dict[Seat, list[Submission]] = {}
+        for queue in self._waiting:
+            while queue and (seat := self._seat_for(queue[0])) is not None:
+                submission = queue.popleft()
+                seat.held[submission.task_id] = submission
+                seat.load_s += self._expected_s(self._average_s.get(submission.program.key))
+                assigned.setdefault(seat, []).append(submission)
+            if queue:
+                break  # low priority runs when nothing of the default waits
+        return list(assigned.items())
+
+    @property
+    def waiting(self) -> list[Submission]:
+        """The tasks that no server has."""
+        return [submission for queue in self._waiting for submission in queue]
+
+    def _seat_for(self, submission: Submission) -> Seat | None:
+        best = max(self.seats, key=lambda seat: seat.free, default=None)
+        if best is not None and best.free > 0:
+            return best
+        expected_s = self._average_s.get(submission.program.key)
+        if expected_s is None or expected_s > _AHEAD_S:
+            return None
+        open_seats = [
+            seat
+            for seat in self.seats
+            if seat.workers
+            and seat.load_s + expected_s <= _AHEAD_S * seat.workers
+            and len(seat.held) < min(_MAX_AHEAD, seat.max_tasks)
+        ]
+        return min(open_seats, key=lambda seat: seat.load_s / seat.workers, default=None)
+
+    @staticmethod
+    def _expected_s(average_s: float | None) -> float:
+        return _AHEAD_S if average_s is None else average_s

@@ -1,0 +1,180 @@
+"""The pump: an asyncio protocol that feeds a sans-I/O `Session` and writes what it wants to say.
+
+Knows no task and no policy. Writes are gathered: whatever is said within one turn of the loop goes out together, and
+the chunks of large values fill the gaps only as fast as the peer reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, cast
+
+from secfarm.errors import AuthError, ProtocolError, SecfarmError
+from secfarm.wire.blobs import chunks
+from secfarm.wire.messages import Goodbyes
+from secfarm.wire.session import Established, Session
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+
+    from secfarm.task.payload import Blob
+    from secfarm.wire.messages import Chunk, Message
+
+
+class Listener(Protocol):
+    """What a connection tells its owner."""
+
+    def on_message(self, message: Message | Established) -> None:
+        """One message of the ready session; may raise a `SecfarmError`, which ends the connection."""
+
+    def on_writable(self) -> None:
+        """The peer reads again, after `Connection.writable` was False."""
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection is gone, once, whether or not it was ever ready."""
+
+
+class Connection(asyncio.Protocol):
+    """One session over one transport."""
+
+    def __init__(self, make_session: Callable[[bytes], Session], owner: Callable[[Connection], Listener]) -> None:
+        """Prepare the protocol object.
+
+        Args:
+            make_session: given the peer's certificate (DER, empty for an acceptor), returns the session.
+            owner: given this connection, returns whom it reports to.
+        """
+        self._make_session = make_session
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._listener = owner(self)
+        self._session: Session | None = None
+        self._flush_scheduled = False
+        self.writable = True
+        self._values: deque[Iterator[Chunk]] = deque()
+        self._error: Exception | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may have no reader
+
+    @property
+    def session(self) -> Session:
+        """The session; there is one from the moment that TLS stands."""
+        if self._session is None:
+            raise ProtocolError("the connection has no session yet")
+        return self._session
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the session (asyncio's callback, after the TLS handshake)."""
+        self._transport = cast("asyncio.Transport", transport)
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        self._session = self._make_session(tls.getpeercert(binary_form=True) or b"")
+        self._session.start()
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the session (asyncio's callback); whatever is wrong with the bytes ends the connection."""
+        if self._session is None or self._error is not None:
+            return
+        try:
+            for message in self._session.receive(data):
+                if not self.ready.done():
+                    self.ready.set_result(None)
+                self._listener.on_message(message)
+        except SecfarmError as error:
+            self.fail(error)
+            return
+        self.flush_soon()
+
+    def fail(self, error: SecfarmError) -> None:
+        """End the connection because of `error`: the peer hears its public word, nothing more."""
+        if self._error is None:
+            self._error = error
+            if self._session is not None:
+                self._session.close(Goodbyes(error.public) if error.public in set(Goodbyes) else Goodbyes.ERROR)
+            self._flush()
+            self._close()
+
+    def send(self, message: Message) -> None:
+        """Say `message` at the end of this turn of the loop."""
+        if self._error is None and self._session is not None:
+            self._session.send(message)
+            self.flush_soon()
+
+    def send_value(self, blob: Blob, value: bytes) -> None:
+        """Send a large value behind those already on their way, between other messages."""
+        self._values.append(chunks(blob, value))
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Write at the end of this turn of the loop."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._transport is None or self._session is None:
+            return
+        data = self._session.outgoing()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+        if self._values and self.writable and self._error is None:
+            chunk = next(self._values[0], None)
+            if chunk is None:
+                self._values.popleft()
+            else:
+                self._session.send(chunk)
+            self.flush_soon()
+
+    def pause_writing(self) -> None:
+        """Hold large values back (asyncio's callback)."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """Go on with large values (asyncio's callback)."""
+        self.writable = True
+        self._listener.on_writable()
+        self.flush_soon()
+
+    def close(self, code: Goodbyes = Goodbyes.DONE) -> None:
+        """Say what is still to be said and goodbye, then close."""
+        if self._session is not None:
+            self._session.close(code)
+        self._flush()
+        self._close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def abort_soon(self) -> None:
+        """Close at once unless the peer lets us close in order within a moment."""
+        self._close()
+        self._loop.call_later(1.0, self.abort)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def eof_received(self) -> bool:
+        """Close our half as well (asyncio's callback); a stream that ends without a goodbye was cut."""
+        if self._session is not None and self._error is None:
+            try:
+                self._session.receive_end()
+            except ProtocolError as error:
+                self._error = error
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner (asyncio's callback)."""
+        error = self._error or exc
+        if not self.ready.done():
+            self.ready.set_exception(error or AuthError("the peer closed the connection before the session was ready"))
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._values.clear()
+        self._listener.on_closed(error)

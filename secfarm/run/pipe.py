@@ -1,0 +1,77 @@
+"""What passes through a worker's two pipes. Structs and their encodings; no I/O here.
+
+Requests go through a *packet* pipe (pipe(2), O_DIRECT): a frame of at most PIPE_BUF bytes is one packet, and a read
+takes exactly one. Daemon and worker both hold the reading end, so a packet belongs to whoever read it: that is how
+unstarted calls are taken back from a busy worker, and how it is known after a kill which calls never began.
+A longer frame is written as several packets, and only to a worker that has nothing else to do.
+Results come back through an ordinary pipe as length-prefixed frames.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+
+from secfarm.errors import ProtocolError
+from secfarm.task.outcome import Done
+from secfarm.task.payload import ProgramText
+
+PACKET_BYTES: Final = 4096  # PIPE_BUF of Linux: larger writes are cut into several packets
+LENGTH: Final = struct.Struct(">I")
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True):
+    """One call for a worker, with what this worker still needs for it."""
+
+    number: int
+    program: bytes  # key
+    arguments: bytes | memoryview
+    values: bytes | memoryview | None = None  # captured values, encoded
+    text: ProgramText | None = None  # the program, the first time this worker is to run it
+    broadcast: bool = False  # what it defines stays for later calls
+    spread: bool = False  # the arguments are a list of argument tuples
+    memory_bytes: int | None = None
+    cpu_s: float | None = None
+    output_bytes: int = 1 << 20
+
+
+_encoder = msgspec.msgpack.Encoder()
+_run_decoder = msgspec.msgpack.Decoder(Run)
+_done_decoder = msgspec.msgpack.Decoder(Done)
+
+
+def encode_run(run: Run) -> bytes:
+    """Return the frame of `run`; one packet if it is at most `PACKET_BYTES` long."""
+    return frame(_encoder.encode(run))
+
+
+def decode_run(body: bytes | bytearray | memoryview) -> Run:
+    """Return the call in a frame's body; only the daemon writes these, so an error here is ours."""
+    return _run_decoder.decode(body)
+
+
+def encode_done(done: Done) -> bytes:
+    """Return the frame of `done`."""
+    return frame(_encoder.encode(done))
+
+
+def decode_done(body: bytes | memoryview) -> Done:
+    """Return what a worker reported.
+
+    Raises:
+        ProtocolError: the worker, where hostile code may run, wrote something else.
+    """
+    try:
+        done = _done_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a worker's report is malformed: {error}; the worker is ended") from error
+    if (done.value is None) == (done.error is None):
+        raise ProtocolError("a worker's report holds neither or both of value and error; the worker is ended")
+    return done
+
+
+def frame(body: bytes) -> bytes:
+    """Return `body` behind its length."""
+    return LENGTH.pack(len(body)) + body

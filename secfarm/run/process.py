@@ -1,0 +1,190 @@
+"""One worker process as its pool sees it: the pipes, the queue in them, and how it ends.
+
+Sends calls, reads reports, takes calls back, kills. Knows nothing of sessions or of whose the calls are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass
+from fcntl import F_SETPIPE_SZ, fcntl
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from secfarm.errors import ProtocolError
+from secfarm.limits import MAX_VALUE_BYTES
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, decode_done, encode_run
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from secfarm.run.pipe import Run
+    from secfarm.task.outcome import Done
+
+_PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
+_READ_BYTES: Final = 1 << 20
+_STOPPED_WITHIN_S: Final = 1.0
+
+# The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
+# so a package that was found through one of those is named to the worker, and nothing else is.
+_PATHS: Final = sorted({str(Path(__file__).parents[2]), str(Path(str(msgspec.__file__)).parents[1])})
+_BOOT: Final = (
+    "import sys; sys.path.extend(p for p in sys.argv[3:] if p not in sys.path);"
+    "from secfarm.run.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+@dataclass(slots=True)
+class Exit:
+    """How a worker process ended: by a signal, or by itself with a status."""
+
+    signal: int | None
+    status: int | None
+
+    def __str__(self) -> str:
+        if self.signal is None:
+            return f"it exited with status {self.status}"
+        try:
+            return f"it was ended by {signal.Signals(self.signal).name}"
+        except ValueError:
+            return f"it was ended by signal {self.signal}"
+
+
+class WorkerProcess:
+    """A worker: `send` calls to it, get `on_done` for each report and `on_exit` once when it is gone.
+
+    `take_back` may still be called from within `on_exit`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_done: Callable[[WorkerProcess, Done], None],
+        on_exit: Callable[[WorkerProcess, Exit], None],
+    ) -> None:
+        """Start the process; returns before it is warm, calls may be sent at once."""
+        self._loop = loop
+        self._on_done = on_done
+        self._on_exit = on_exit
+        requests_read, self._requests_write = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+        self._results_read, results_write = os.pipe2(os.O_CLOEXEC)
+        # A description of its own, so that O_NONBLOCK is this end's and not the worker's too.
+        self._requests_back = os.open(f"/proc/self/fd/{requests_read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        for fd in (self._requests_write, self._results_read):
+            fcntl(fd, F_SETPIPE_SZ, _PIPE_BYTES)
+            os.set_blocking(fd, False)
+        self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words
+            [sys.executable, "-I", "-c", _BOOT, str(requests_read), str(results_write), *_PATHS],
+            env={},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            pass_fds=(requests_read, results_write),
+            start_new_session=True,  # a Ctrl-C on the server's terminal is the server's, not the task's
+        )
+        os.close(requests_read)
+        os.close(results_write)
+        self._unsent: deque[memoryview] = deque()
+        self._received = bytearray()
+        self._open = True
+        loop.add_reader(self._results_read, self._readable)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def send(self, run: Run) -> bool:
+        """Send a call; return whether it fits one packet, so that others may be queued behind it."""
+        data = encode_run(run)
+        if not self._unsent:
+            try:
+                sent = os.write(self._requests_write, data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return sent <= PACKET_BYTES
+            self._loop.add_writer(self._requests_write, self._writable)
+            self._unsent.append(memoryview(data)[sent:])
+        else:
+            self._unsent.append(memoryview(data))
+        return False
+
+    def _writable(self) -> None:
+        while self._unsent:
+            view = self._unsent[0]
+            try:
+                sent = os.write(self._requests_write, view)
+            except BlockingIOError:
+                return
+            if sent < len(view):
+                self._unsent[0] = view[sent:]
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._requests_write)
+
+    def take_back(self) -> int:
+        """Return how many packets, each one call, the worker had not read: it will never see them."""
+        taken = 0
+        try:
+            while os.read(self._requests_back, PACKET_BYTES):
+                taken += 1
+        except BlockingIOError:
+            pass
+        return taken
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._results_read, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._ended()
+            return
+        self._received += data
+        try:
+            for done in self._reports():
+                self._on_done(self, done)
+        except ProtocolError:
+            self._ended()
+
+    def _reports(self) -> Iterator[Done]:
+        received, start = self._received, 0
+        try:
+            while len(received) - start >= LENGTH.size:
+                (size,) = LENGTH.unpack_from(received, start)
+                if size > MAX_VALUE_BYTES:
+                    raise ProtocolError(f"a worker announced a report of {size} bytes; the worker is ended")
+                end = start + LENGTH.size + size
+                if len(received) < end:
+                    return
+                body = bytes(received[start + LENGTH.size : end])
+                start = end
+                yield decode_done(body)
+        finally:
+            del received[:start]
+
+    def kill(self) -> None:
+        """End the process now; `on_exit` follows once its last reports are read."""
+        if self._open:
+            self._process.kill()
+
+    def _ended(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._results_read)
+        self._loop.remove_writer(self._requests_write)
+        self._process.kill()
+        status = self._process.wait()
+        self._on_exit(self, Exit(-status, None) if status < 0 else Exit(None, status))
+        for fd in (self._requests_write, self._requests_back, self._results_read):
+            os.close(fd)

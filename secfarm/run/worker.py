@@ -1,0 +1,180 @@
+"""The worker process: reads calls from one pipe, runs them one after another, writes reports to the other.
+
+Started by the pool as a fresh `python -I` with an empty environment and no descriptor but its two pipes. It holds no
+key and knows no peer. Whatever a task does here, it does to this process only; one session's tasks share it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from secfarm.errors import MissingModulesError, ProtocolError, SecfarmError, ValueTransferError
+from secfarm.run.compiler import Prepared, format_exception
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
+from secfarm.task import codec
+from secfarm.task.outcome import Done, ErrorRecord
+from secfarm.task.program import decode_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NEVER_PRINTED: Final = ""
+
+
+class Worker:
+    """The state of this process between calls: compiled programs and what broadcasts defined."""
+
+    def __init__(self) -> None:
+        self._programs: dict[bytes, Prepared] = {}
+        self._inherited: dict[str, object] = {}
+
+    def run(self, call: Run) -> Done:
+        """Run one call to its end and say what became of it; never raises, whatever the task does."""
+        output = _Output(call.output_bytes)
+        sys.stdout = sys.stderr = output
+        _limit(call)
+        started_s = time.time()
+        value, error = None, None
+        try:
+            value = codec.encode(self._result(call))
+        except MemoryError as raised:
+            error = _resource(call, raised)
+        except MissingModulesError as raised:
+            version = ".".join(map(str, sys.version_info[:3]))
+            error = ErrorRecord(raised.code, str(raised), modules=raised.modules, python_version=version)
+        except (ValueTransferError, ProtocolError) as raised:
+            # Ours, about arguments or the result; the same types raised by a task arrive as _TaskRaised.
+            error = ErrorRecord(raised.code, str(raised))
+        except _TaskRaisedError as raised:
+            error = _raised(call, raised.cause)
+        except BaseException as raised:  # noqa: BLE001 a failing import or compile is the task's failure, not the worker's
+            error = _raised(call, raised)
+        return Done(call.number, value, error, started_s, time.time(), output.text())
+
+    def _result(self, call: Run) -> object:
+        prepared = self._prepared(call)
+        function = prepared.bind(() if call.values is None else _values(call.values), self._inherited)
+        args, kwargs = codec.decode_call(call.arguments)
+        try:
+            result = function(*args, **kwargs)
+            if prepared.finish is not None:
+                result = prepared.finish(result)
+        except BaseException as error:
+            raise _TaskRaisedError(error) from None
+        if call.broadcast:
+            self._inherited.update(prepared.defined())
+        return result
+
+    def _prepared(self, call: Run) -> Prepared:
+        prepared = self._programs.get(call.program)
+        if prepared is None:
+            if call.text is None:
+                raise ProtocolError("the program was never sent to this worker")
+            prepared = self._programs[call.program] = Prepared(decode_program(call.text))
+        return prepared
+
+
+class _TaskRaisedError(Exception):
+    """Carries what the user's code raised past the handlers for our own errors."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+class _Output(io.TextIOBase):
+    """What a task prints, up to a number of characters; the rest is counted, not kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: list[str] = []
+        self._length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        room = self._limit - self._length
+        if room > 0:
+            self._kept.append(text[:room])
+        self._length += len(text)
+        return len(text)
+
+    def text(self) -> str:
+        if not self._kept:
+            return _NEVER_PRINTED
+        dropped = self._length - self._limit
+        kept = "".join(self._kept).encode("utf-8", "replace").decode()
+        return f"{kept}\n[{dropped} more characters were printed and dropped]" if dropped > 0 else kept
+
+
+def _values(encoded: bytes | memoryview) -> list[object]:
+    values = codec.decode(encoded)
+    if not isinstance(values, list):
+        raise ProtocolError("the captured values are not a list")
+    return values
+
+
+def _limit(call: Run) -> None:
+    """Set the soft limits of this call; the hard ones stay the process's own."""
+    if call.memory_bytes is not None:
+        used = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) * resource.getpagesize()  # noqa: SIM115, PTH123
+        resource.setrlimit(resource.RLIMIT_AS, (used + call.memory_bytes, resource.RLIM_INFINITY))
+    if call.cpu_s is not None:
+        spent = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + call.cpu_s) + 1, resource.RLIM_INFINITY))
+
+
+def _resource(call: Run, raised: MemoryError) -> ErrorRecord:
+    if call.memory_bytes is None:
+        return _raised(call, raised)
+    report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
+    return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
+
+
+def _raised(call: Run, error: BaseException) -> ErrorRecord:
+    if isinstance(error, MemoryError) and call.memory_bytes is not None:
+        return _resource(call, error)
+    report, description, remote_type = format_exception(error)
+    return ErrorRecord("raised", report, description, remote_type)
+
+
+def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:
+    """Return the next frame's body, or None when the daemon has closed its end."""
+    packet = os.read(fd, PACKET_BYTES)
+    if not packet:
+        return None
+    (size,) = LENGTH.unpack_from(packet)
+    if len(packet) == LENGTH.size + size:
+        return memoryview(packet)[LENGTH.size :]
+    body = bytearray(packet[LENGTH.size :])
+    while len(body) < size:
+        more = os.read(fd, PACKET_BYTES)
+        if not more:
+            return None
+        body += more
+    return body
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def main(requests_fd: int, results_fd: int) -> None:
+    """Serve until the daemon closes the request pipe or ends this process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
+    run: Callable[[Run], Done] = Worker().run
+    _write(results_fd, encode_done(Done(0, b"", None, 0.0, 0.0)))
+    while (body := _read_frame(requests_fd)) is not None:
+        _write(results_fd, encode_done(run(decode_run(body))))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,195 @@
+"""Values to bytes and back, with exact types: msgpack, and typed nodes where msgpack would lose something.
+
+A *plain* value (scalars, lists, dicts with scalar keys, nothing shared) is its msgpack, made and read in C. Any other
+is a tree of typed nodes behind one marking byte. Decoding makes data, never code: it imports no module that a peer
+names and calls no constructor of a user's class. Format and limits: docs/codec.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, TypeAlias, cast
+
+import msgspec
+
+from secfarm.errors import ProtocolError, ValueTransferError
+from secfarm.limits import MAX_DEPTH
+from secfarm.task.codec_decode import TreeDecoder
+from secfarm.task.codec_encode import TreeEncoder
+from secfarm.task.codec_kinds import SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, kinds_of
+
+__all__ = ["decode", "decode_call", "encode", "encode_call"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Call: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
+
+_KEYS_OF_KWARGS: Final = frozenset({str})
+_PLAIN: Final = SCALARS | {list, dict}
+_CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
+
+# msgspec checks these types in C, item by item, so that what they accept needs no look from Python. A union of msgspec's
+# cannot hold both str and bytes, and each level doubles the type: values with bytes, or deeper ones, go the slower way.
+_Scalar: TypeAlias = bool | int | float | str | None
+_Level1: TypeAlias = _Scalar | list[_Scalar] | dict[_Scalar, _Scalar]
+_Level2: TypeAlias = _Scalar | list[_Level1] | dict[_Scalar, _Level1]
+_Level3: TypeAlias = _Scalar | list[_Level2] | dict[_Scalar, _Level2]
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_plain_decoder: Final = msgspec.msgpack.Decoder(_Level3)
+_call_decoder: Final = cast(
+    "msgspec.msgpack.Decoder[Call]", msgspec.msgpack.Decoder(tuple[tuple[_Level3, ...], dict[str, _Level3]])
+)
+_any_decoder: Final = msgspec.msgpack.Decoder()
+
+
+def encode(value: object) -> bytes:
+    """Return the bytes that `decode` turns back into `value`.
+
+    Raises:
+        ValueTransferError: a part of it cannot travel; the message names its path and its type.
+    """
+    try:
+        if _is_plain((value,), set(), 0):
+            return _encoder.encode(value)
+        return _encode_tree(value)
+    except (OverflowError, UnicodeEncodeError):  # an int over 64 bits or a lone surrogate, somewhere
+        return _encode_tree(value, wide=True)
+
+
+def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
+    """Return the bytes that `decode_call` turns back into `args` and `kwargs`.
+
+    Raises:
+        ValueTransferError: a part of them cannot travel; the message names its path, as in `args[0]["x"][3]`.
+    """
+    try:
+        if not kwargs:
+            if _is_plain(args, set(), 0):
+                return _encoder.encode((args, kwargs))
+        elif kinds_of(kwargs) == _KEYS_OF_KWARGS:
+            seen: set[int] = set()
+            if _is_plain(args, seen, 0) and _is_plain(kwargs.values(), seen, 0):
+                return _encoder.encode((args, kwargs))
+        else:
+            raise ValueTransferError("the name of a keyword argument is not exactly a str; nothing was sent")
+        return _encode_call_tree(args, kwargs)
+    except (OverflowError, UnicodeEncodeError):
+        return _encode_call_tree(args, kwargs, wide=True)
+
+
+def decode(buffer: Buffer) -> object:
+    """Return the value in `buffer`.
+
+    Raises:
+        ProtocolError: the bytes are not what `encode` makes, whatever they are.
+    """
+    try:
+        return _plain_decoder.decode(buffer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode_rest(buffer)
+
+
+def decode_call(buffer: Buffer) -> Call:
+    """Return the positional and the keyword arguments in `buffer`.
+
+    Raises:
+        ProtocolError: the bytes are not what `encode_call` makes, whatever they are.
+    """
+    try:
+        return _call_decoder.decode(buffer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        call = _decode_rest(buffer, -_CALL_LEVELS)
+    match call:
+        case (tuple() as args, dict() as kwargs) if type(call) is tuple and type(args) is tuple:
+            pass
+        case [list() as items, dict() as kwargs] if type(call) is list:
+            args = tuple(items)
+        case _:
+            raise ProtocolError("the bytes are not the arguments of a call: a tuple and a dict")
+    if type(kwargs) is not dict or not kinds_of(kwargs) <= _KEYS_OF_KWARGS:
+        raise ProtocolError("the bytes are not the arguments of a call: names of keyword arguments are texts")
+    return args, kwargs
+
+
+def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
+    """Whether msgpack alone carries `values`, which stand inside `depth` containers: exact, unshared, not too deep."""
+    kinds = kinds_of(values)
+    if kinds <= SCALARS:
+        return True
+    if not kinds <= _PLAIN or depth >= MAX_DEPTH:
+        return False
+    for item in values:
+        if type(item) is list:
+            inside: Collection[object] = item
+        elif type(item) is dict:
+            if not kinds_of(item) <= SCALARS:
+                return False
+            inside = item.values()
+        else:
+            continue
+        if id(item) in seen:
+            return False
+        seen.add(id(item))
+        if not _is_plain(inside, seen, depth + 1):
+            return False
+    return True
+
+
+def _encode_tree(value: object, *, wide: bool = False) -> bytes:
+    walk = TreeEncoder(wide=wide)
+    return TREE_MARK + _encoder.encode(walk.finish(_root(walk, "value", value)))
+
+
+def _encode_call_tree(args: tuple[object, ...], kwargs: dict[str, object], *, wide: bool = False) -> bytes:
+    walk = TreeEncoder(wide=wide)
+    depth = 1 - _CALL_LEVELS
+    root = [TUPLE, _root(walk, "args", args, depth), _root(walk, "kwargs", kwargs, depth)]
+    return TREE_MARK + _encoder.encode(walk.finish(root))
+
+
+def _root(walk: TreeEncoder, name: str, value: object, depth: int = 0) -> object:
+    try:
+        return walk.node(value, depth)
+    except CannotTravel as trouble:
+        path = name + "".join(reversed(trouble.steps))
+        raise ValueTransferError(f"{path} {trouble.reason}; nothing was sent") from None
+    except RecursionError:
+        raise ValueTransferError(
+            f"{name} cannot be walked: the caller's stack is nearly full; nothing was sent"
+        ) from None
+
+
+def _decode_rest(buffer: Buffer, depth: int = 0) -> object:
+    """Decode what the typed decoders do not take, or say what is wrong with it."""
+    tree = buffer[:1] == TREE_MARK
+    try:
+        wire = _any_decoder.decode(memoryview(buffer)[1:] if tree else buffer)
+        if not tree:
+            _check_plain((wire,), depth)
+            return wire
+        match wire:
+            case [root]:
+                return TreeDecoder([]).root(root, depth)
+            case [root, list() as table]:
+                return TreeDecoder(table).root(root, depth)
+            case _:
+                raise Malformed("a tree is its root and perhaps a table")
+    except Exception as error:
+        raise ProtocolError(f"the bytes are not an encoded value: {str(error) or type(error).__name__}") from error
+
+
+def _check_plain(values: Collection[object], depth: int) -> None:
+    kinds = kinds_of(values)
+    if kinds <= SCALARS:
+        return
+    if not kinds <= _PLAIN:
+        raise Malformed("a plain value holds scalars, arrays and maps only")
+    if depth >= MAX_DEPTH:
+        raise Malformed(f"it is nested deeper than {MAX_DEPTH} containers")
+    for item in values:
+        if type(item) is list:
+            _check_plain(item, depth + 1)
+        elif type(item) is dict:
+            if not kinds_of(item) <= SCALARS:
+                raise Malformed("the keys of a map are scalars")
+            _check_plain(item.values(), depth + 1)

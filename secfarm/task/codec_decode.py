@@ -1,0 +1,265 @@
+"""Typed nodes back to values. Imports nothing, calls no constructor of a user's class. Format: docs/codec.md.
+
+Containers are made empty, entered in the table and then filled, so that a cycle finds its beginning. Where a mutable
+container holds a tuple that is not complete yet, that place is filled at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, cast
+
+from secfarm.limits import MAX_DEPTH
+from secfarm.task.codec_kinds import (
+    FROZENSET,
+    INT,
+    LIST,
+    MAP,
+    PAIRS,
+    REF,
+    SCALARS,
+    SET,
+    TEXT,
+    TUPLE,
+    Malformed,
+    Node,
+    kinds_of,
+)
+
+__all__ = ["TreeDecoder"]
+
+
+class _Absent:
+    """Stands in a slot of the table until its value is made; `slot` is the one that is underway and awaited."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: int | None) -> None:
+        self.slot = slot
+
+
+_UNMET: Final = _Absent(None)
+
+
+class Underway(Exception):  # noqa: N818 - a signal between builders, not an error
+    """A reference to a tuple (or its like) that stands around this place and is not complete yet."""
+
+    def __init__(self, slot: int) -> None:
+        super().__init__(slot)
+        self.slot = slot
+
+
+class TreeDecoder:
+    """One walk over the nodes of one message: `[root]` or `[root, table]`."""
+
+    __slots__ = ("_built", "_heights", "_kept", "_later", "_slots", "_stuck", "_table")
+
+    def __init__(self, table: list[object]) -> None:
+        self._table = table
+        self._built: list[object] = [_UNMET] * len(table)
+        self._slots = {id(node): slot for slot, node in enumerate(table)}
+        self._later: list[Callable[[], None]] = []
+        self._stuck: dict[int, list[int]] = {}  # slot that is underway: slots that need it
+        self._heights: dict[int, int] = {}
+        self._kept: list[tuple[object, ...]] = []  # those in `_heights`: an id must stay theirs
+
+    def root(self, node: object, depth: int) -> object:
+        """Return the value of the root node; `depth` is below 0 where outer levels do not count.
+
+        Raises:
+            Malformed: no encoder of ours makes such nodes.
+            Underway: likewise: a tuple that contains itself with no mutable container between.
+        """
+        value = self.build(node, depth)
+        for finish in self._later:  # may grow meanwhile
+            finish()
+        return value
+
+    def build(self, node: object, depth: int) -> object:
+        """Return the value of a node that stands inside `depth` containers."""
+        if type(node) in SCALARS:
+            return node
+        if type(node) is not list or not node or type(node[0]) is not int:
+            raise Malformed("a typed node is an array that begins with its kind")
+        if (leaf := LEAVES.get(node[0])) is not None:
+            return leaf(node)
+        if node[0] == REF:
+            return self._shared(node, depth)
+        if (make := CONTAINERS.get(node[0])) is None:
+            raise Malformed(f"there is no kind {node[0]}")
+        if depth >= MAX_DEPTH:
+            raise Malformed(f"it is nested deeper than {MAX_DEPTH} containers")
+        return make(self, node, depth + 1)
+
+    def born(self, node: Node, value: object) -> None:
+        """Let references find `value`, the empty container of `node`, before it is filled."""
+        if self._slots and (slot := self._slots.get(id(node))) is not None:
+            self._built[slot] = value
+
+    def later(self, finish: Callable[[], None]) -> None:
+        """Have `finish` called when every tuple is complete."""
+        self._later.append(finish)
+
+    def items(self, node: Node, depth: int, *, start: int = 1) -> list[object]:
+        """Return the values of the node's items from `start`, for a container that cannot be filled later."""
+        items = node[start:]
+        return items if kinds_of(items) <= SCALARS else [self.build(item, depth) for item in items]
+
+    def fill_list(self, target: list[object], depth: int) -> None:
+        """Replace the nodes in `target` by their values."""
+        if kinds_of(target) <= SCALARS:
+            return
+        for index, item in enumerate(target):
+            if type(item) in SCALARS:
+                continue
+            try:
+                target[index] = self.build(item, depth)
+            except Underway:
+                self.later(partial(self._put, target, index, item, depth))
+
+    def fill_map(self, target: dict[object, object], depth: int) -> None:
+        """Replace the nodes among the values of `target` by their values."""
+        if not kinds_of(target) <= SCALARS:
+            raise Malformed("the keys of a map are scalars")
+        if kinds_of(target.values()) <= SCALARS:
+            return
+        for key, item in target.items():
+            if type(item) in SCALARS:
+                continue
+            try:
+                target[key] = self.build(item, depth)
+            except Underway:
+                target[key] = None
+                self.later(partial(self._put, target, key, item, depth))
+
+    def fill_pairs(self, target: dict[object, object], nodes: Node, depth: int, start: int = 1) -> None:
+        """Add the pairs from `start` on; where a key is not complete yet, the rest waits, so that order is kept."""
+        for index in range(start, len(nodes) - 1, 2):
+            try:
+                key, item = self.build(nodes[index], depth), self.build(nodes[index + 1], depth)
+            except Underway:
+                self.later(partial(self.fill_pairs, target, nodes, depth, index))
+                return
+            if key in target:
+                raise Malformed("a dict has the same key twice")
+            target[key] = item
+
+    def fill_set(self, target: set[object], nodes: Node, depth: int) -> None:
+        """Add the elements."""
+        try:
+            target.update(self.items(nodes, depth))
+        except Underway:
+            self.later(partial(self.fill_set, target, nodes, depth))
+            return
+        if len(target) != len(nodes) - 1:
+            raise Malformed("a set has the same element twice")
+
+    def note_height(self, values: tuple[object, ...]) -> None:
+        """The encoder's bound on tuples in tuples, kept here too: hashing them is an unguarded recursion in C."""
+        inner = [self._heights.get(id(item), 1) for item in values if type(item) is tuple]
+        if not inner:
+            return
+        height = 1 + max(inner)
+        if height > MAX_DEPTH:
+            raise Malformed(f"tuples are nested deeper than {MAX_DEPTH}")
+        self._heights[id(values)] = height
+        self._kept.append(values)
+
+    def _shared(self, node: Node, depth: int) -> object:
+        slot = node[1] if len(node) == 2 else None  # noqa: PLR2004 - kind and slot
+        if type(slot) is not int or not 0 <= slot < len(self._table):
+            raise Malformed("a reference points outside of the table")
+        value = self._built[slot]
+        if isinstance(value, _Absent):
+            if (awaited := value.slot) is not None:
+                raise Underway(awaited)
+            return self._make(slot, depth)
+        return value
+
+    def _make(self, slot: int, depth: int) -> object:
+        self._built[slot] = _Absent(slot)
+        try:
+            value = self._built[slot] = self.build(self._table[slot], depth)
+        except Underway as underway:
+            # Not tried again before the other is complete: many references to it would each cost its whole size.
+            self._built[slot] = _Absent(underway.slot)
+            self._stuck.setdefault(underway.slot, []).append(slot)
+            raise
+        for waiting in self._stuck.pop(slot, ()):
+            self._built[waiting] = _UNMET
+        return value
+
+    def _put(self, target: list[object] | dict[object, object], place: object, node: object, depth: int) -> None:
+        cast("dict[object, object]", target)[place] = self.build(node, depth)
+
+
+def _list(walk: TreeDecoder, node: Node, depth: int) -> list[object]:
+    made = node[1:]
+    walk.born(node, made)
+    walk.fill_list(made, depth)
+    return made
+
+
+def _tuple(walk: TreeDecoder, node: Node, depth: int) -> tuple[object, ...]:
+    made = tuple(walk.items(node, depth))
+    walk.note_height(made)
+    return made
+
+
+def _map(walk: TreeDecoder, node: Node, depth: int) -> dict[object, object]:
+    if len(node) != 2 or type(node[1]) is not dict:  # noqa: PLR2004 - kind and map
+        raise Malformed("a map node holds one map")
+    made = node[1].copy()
+    walk.born(node, made)
+    walk.fill_map(made, depth)
+    return made
+
+
+def _pairs(walk: TreeDecoder, node: Node, depth: int) -> dict[object, object]:
+    if not len(node) % 2:
+        raise Malformed("a key lacks its value")
+    made: dict[object, object] = {}
+    walk.born(node, made)
+    walk.fill_pairs(made, node, depth)
+    return made
+
+
+def _set(walk: TreeDecoder, node: Node, depth: int) -> set[object]:
+    made: set[object] = set()
+    walk.born(node, made)
+    walk.fill_set(made, node, depth)
+    return made
+
+
+def _frozenset(walk: TreeDecoder, node: Node, depth: int) -> frozenset[object]:
+    made = frozenset(walk.items(node, depth))
+    if len(made) != len(node) - 1:
+        raise Malformed("a set has the same element twice")
+    return made
+
+
+def payload(node: Node) -> bytes:
+    """Return the bytes that are a leaf's only item."""
+    if len(node) != 2 or type(node[1]) is not bytes:  # noqa: PLR2004 - kind and bytes
+        raise Malformed("a node of this kind holds one byte string")
+    return node[1]
+
+
+def _int(node: Node) -> int:
+    return int.from_bytes(payload(node), "big", signed=True)
+
+
+def _text(node: Node) -> str:
+    return payload(node).decode("utf-8", "surrogatepass")
+
+
+LEAVES: Final[dict[int, Callable[[Node], object]]] = {INT: _int, TEXT: _text}
+CONTAINERS: Final[dict[int, Callable[[TreeDecoder, Node, int], object]]] = {
+    LIST: _list,
+    TUPLE: _tuple,
+    MAP: _map,
+    PAIRS: _pairs,
+    SET: _set,
+    FROZENSET: _frozenset,
+}

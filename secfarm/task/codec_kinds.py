@@ -1,0 +1,54 @@
+"""The codec's vocabulary: what msgpack carries as it is, the numbers of the typed nodes, and the ways to fail.
+
+Numbers are part of the wire and never change their meaning. Format: docs/codec.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, TypeAlias
+
+__all__ = ["SCALARS", "CannotTravel", "Malformed", "Node", "kinds_of"]
+
+# A typed node on the wire: a msgpack array whose first item is its kind.
+Node: TypeAlias = "list[object]"
+
+# The first byte of a value that needs typed nodes. msgpack never uses it, so a plain value cannot begin with it.
+TREE_MARK: Final = b"\xc1"
+
+# Exactly these types are the same in Python and in msgpack; a subclass of one is none of them.
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+
+REF: Final = 0  # slot in the table of shared nodes
+LIST: Final = 1
+TUPLE: Final = 2
+MAP: Final = 3  # dict with scalar keys, as one msgpack map
+PAIRS: Final = 4  # dict with other keys: key, value, key, value, ...
+SET: Final = 5
+FROZENSET: Final = 6
+INT: Final = 7  # one that needs more than 64 bits: two's complement, big-endian
+TEXT: Final = 8  # str with lone surrogates: UTF-8, surrogates encoded like other code points
+
+_LONG: Final = 256  # items from which counting one type beats collecting all
+
+
+class CannotTravel(Exception):  # noqa: N818 - never leaves the codec; it becomes ValueTransferError there
+    """What is wrong with a value, and the steps that lead to it, innermost first."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[str] = []
+
+
+class Malformed(Exception):  # noqa: N818 - never leaves the codec; it becomes ProtocolError there
+    """Bytes that no encoder of ours makes."""
+
+
+def kinds_of(values: Collection[object]) -> frozenset[type]:
+    """Return the exact types of `values`, at C speed."""
+    if len(values) < _LONG:
+        return frozenset(map(type, values))
+    kinds = list(map(type, values))
+    # Comparing with one type is by identity and so much faster than hashing each.
+    return frozenset(kinds[:1]) if kinds.count(kinds[0]) == len(kinds) else frozenset(kinds)

@@ -1,0 +1,34 @@
+"""What became of a call: what a worker reports and what a server passes on. Bytes in, values out.
+
+The value is opaque bytes to everybody but the client that asked. Everything here comes from where hostile code ran:
+it is decoded strictly, and text in it is text, never a name to look up. Format: docs/PROTOCOL.md, "Results".
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ErrorRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """An error as text and codes; which class it becomes at the client is the client's decision."""
+
+    code: str  # the `code` of a class in secfarm/errors.py
+    report: str  # one line
+    description: str = ""  # the remote traceback
+    remote_type: str = ""
+    kind: str = ""  # of a ResourceExceededError
+    limit: float | None = None
+    signal: int | None = None
+    modules: tuple[str, ...] = ()
+    python_version: str = ""
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A worker's report of one call: exactly one of `value` and `error` is set."""
+
+    number: int  # the pool's, of this call in this worker
+    value: bytes | None
+    error: ErrorRecord | None
+    started_s: float  # Unix seconds by the server's clock
+    ended_s: float
+    output: str = ""  # what the task printed
