@@ -24,8 +24,8 @@ __all__ = [
     "MissingModulesError",
     "NoKernelError",
     "PolicyError",
-    "PtreeError",
     "ProtocolError",
+    "PtreeError",
     "RedefinedNodeError",
     "ReplayedError",
     "ResourceExceededError",
@@ -360,7 +360,11 @@ def execution_error(report: str, *, description: str, remote_type: str, server: 
 
 def _mixed_class(remote_type: str) -> type[TaskExecutionError]:
     base = getattr(builtins, remote_type, None) if remote_type.isidentifier() else None
-    if not (isinstance(base, type) and issubclass(base, Exception)) or issubclass(base, _NOT_MIXED) or base is Exception:
+    if (
+        not (isinstance(base, type) and issubclass(base, Exception))
+        or issubclass(base, _NOT_MIXED)
+        or base is Exception
+    ):
         return TaskExecutionError
     namespace: dict[str, object] = {"__module__": __name__, "__doc__": TaskExecutionError.__doc__}
     if issubclass(base, ExceptionGroup):
@@ -369,6 +373,8 @@ def _mixed_class(remote_type: str) -> type[TaskExecutionError]:
     elif issubclass(base, OSError):
         # Without the arguments: OSError's __new__ would look for an errno among ours.
         namespace["__new__"] = lambda cls, *_, **__: base.__new__(cls)
-    made = cast("type[TaskExecutionError]", type(f"TaskExecutionError[{remote_type}]", (TaskExecutionError, base), namespace))
+    made = cast(
+        "type[TaskExecutionError]", type(f"TaskExecutionError[{remote_type}]", (TaskExecutionError, base), namespace)
+    )
     _mixed[remote_type] = made
     return made

@@ -7,7 +7,7 @@ from typing import Final
 DEFAULT_PORT: Final = 7419
 MAX_SKEW_S: Final = 300  # MIT Kerberos' default (krb5.conf: clockskew)
 
-# --- frames and messages -----------------------------------------------------------------------------------------
+# --- frames and messages ------------------------------------------------------------------------------------------
 MAX_FRAME_BEFORE_AUTH_BYTES: Final = 16 << 10  # a handshake token is under 1 KiB, a GSS token under 8 KiB
 MAX_FRAME_BYTES: Final = 8 << 20  # an envelope of a full batch; larger values travel as chunks
 CHUNK_BYTES: Final = 256 << 10  # of a large value; small enough that a ping never waits long behind one
@@ -15,24 +15,24 @@ INLINE_BYTES: Final = 64 << 10  # encoded arguments or results up to this size r
 MAX_VALUE_BYTES: Final = 1 << 30  # one encoded value, as chunks
 MAX_PENDING_VALUES_BYTES: Final = 2 << 30  # announced and not yet complete, per session
 
-# --- batches -----------------------------------------------------------------------------------------------------
+# --- batches ------------------------------------------------------------------------------------------------------
 MAX_BATCH_CALLS: Final = 512
 MAX_BATCH_BYTES: Final = 1 << 20  # the batcher stops adding calls here; one call alone may reach INLINE_BYTES more
 MAX_PROGRAM_BYTES: Final = 1 << 20
 MAX_PROGRAMS_PER_SESSION: Final = 10_000
 MAX_OUTSTANDING_TASKS: Final = 20_000  # default of policy's `tasks`
 
-# --- values ------------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------------
 MAX_DEPTH: Final = 100  # nesting of a value; far under the interpreter's recursion limit
 MAX_ERROR_TEXT_BYTES: Final = 64 << 10  # a remote traceback
 
-# --- time --------------------------------------------------------------------------------------------------------
+# --- time ---------------------------------------------------------------------------------------------------------
 HANDSHAKE_TIMEOUT_S: Final = 5.0  # from accept to a proven name, whatever trickles in meanwhile
 IDLE_PING_S: Final = 15.0  # a client that hears nothing this long asks
 IDLE_TIMEOUT_S: Final = 60.0  # and after this long takes the line for dead
 RESULT_KEEP_S: Final = 600.0  # a result whose client vanished waits this long to be asked for again
 
-# --- one source of connections -------------------------------------------------------------------------------------
+# --- one source of connections ------------------------------------------------------------------------------------
 MAX_UNAUTHENTICATED: Final = 64  # connections in handshake at once, in all
 MAX_UNAUTHENTICATED_PER_SOURCE: Final = 16
 MAX_SESSIONS: Final = 1024

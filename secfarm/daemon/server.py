@@ -7,15 +7,16 @@ accepted finish. Reading files and signals is daemon/process.py's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
-from secfarm.errors import AuthError
+from secfarm.errors import AuthError, KernelError
 from secfarm.limits import MAX_SESSIONS
 from secfarm.net.listen import Door, local_address, open_socket
 from secfarm.net.pump import Connection
@@ -29,36 +30,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from secfarm.auth.base import Auth
+    from secfarm.disk.auditlog import AuditLog, SourceArchive
     from secfarm.task.outcome import Done
     from secfarm.task.program import Program
+    from secfarm.trust.audit import AuditValue
     from secfarm.trust.policy import Policy
     from secfarm.trust.store import TrustStore
     from secfarm.wire.address import Address
 
 _EXPIRE_EVERY_S: Final = 10.0
-
-
-class Recorder(Protocol):
-    """Where decisions and source texts are written down; see disk/auditlog.py."""
-
-    def record(self, event: str, fields: Mapping[str, object], now_s: float) -> None:
-        """Append one audit record; raises OSError when it cannot be written."""
-
-    def archive(self, digest: str, text: str) -> None:
-        """Keep a source text by its digest."""
+_log: Final = logging.getLogger("secfarm")
 
 
 class Server:
     """A server in this process. `start`, then `finished` is set when it has ended."""
 
-    def __init__(  # noqa: PLR0913 - each is one part of its identity, named at the call
+    def __init__(
         self,
         *,
         name: str,
         auths: Mapping[str, Auth],
         store: TrustStore,
         policy: Policy,
-        recorder: Recorder,
+        audit: AuditLog,
+        archive: SourceArchive,
         workers: int,
     ) -> None:
         self.name = name
@@ -73,7 +68,9 @@ class Server:
         self.refused = 0
         self.finished = asyncio.Event()
         self._auths = dict(auths)
-        self._recorder = recorder
+        self._audit = audit
+        self._archive = archive
+        self._unrecorded: OSError | None = None
         self._context, self._certificate = acceptor_context()
         self._door = Door(self._context, self._connection, self._turned_away)
         self.pool = WorkerPool(self.loop, workers)
@@ -103,7 +100,7 @@ class Server:
         self.audit("started", {"listen": [str(address) for address in opened], "workers": self.pool.size})
         return opened
 
-    # --- what sessions ask ---------------------------------------------------------------------------------------------
+    # --- what sessions ask ----------------------------------------------------------------------------------------
 
     def admit(self, session: ServerSession) -> None:
         """Take a proven client in.
@@ -112,16 +109,36 @@ class Server:
             AuthError: the server is full, or ending.
         """
         if len(self.sessions) >= MAX_SESSIONS or self._ending:
-            raise AuthError(f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in")
+            raise AuthError(
+                f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in"
+            )
         self.sessions.add(session)
 
-    def audit(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write one record; when that fails nothing more is accepted, for nothing may run that is not written down."""
-        self._recorder.record(event, fields, self.clock())
+    def audit(self, event: str, fields: Mapping[str, AuditValue]) -> None:
+        """Write one record. When that fails the server ends: what goes unrecorded must not go on."""
+        if self._unrecorded is not None:
+            return
+        try:
+            self._audit.append({"event": event, **fields}, self.clock())
+        except OSError as error:
+            self._unrecorded = error
+            _log.error("the audit log cannot be written (%s): the server takes no more work and ends", error)
+            self.loop.call_soon(self.drain)
 
-    def archive(self, program: Program) -> None:
-        """Keep the text of a program that was accepted for the first time in a session."""
-        self._recorder.archive(program.digest, program.source_text)
+    def record(self, fields: Mapping[str, AuditValue], programs: Iterable[Program]) -> None:
+        """Write down that a batch was accepted, and keep the texts that are new.
+
+        Raises:
+            KernelError: that cannot be written; nothing of the batch may run.
+        """
+        try:
+            for program in programs:
+                self._archive.keep(program.text)
+        except OSError as error:
+            raise KernelError(f"the source archive cannot be written ({error}); the batch was not run") from error
+        self.audit("accepted", fields)
+        if self._unrecorded is not None:
+            raise KernelError(f"the audit log cannot be written ({self._unrecorded}); the batch was not run")
 
     def finish(self, task: Task, done: Done) -> None:
         """A task is over: whoever is there for it hears it."""
@@ -143,7 +160,7 @@ class Server:
             "batches_refused": self.refused,
         }
 
-    # --- ends ----------------------------------------------------------------------------------------------------------
+    # --- ends -----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
         """Accept no new connections; the server is over when the last session is."""
@@ -173,7 +190,7 @@ class Server:
             self.audit("ended", {"batches_verified": self.verified, "batches_refused": self.refused})
             self.stop()
 
-    # --- connections ----------------------------------------------------------------------------------------------------
+    # --- connections ----------------------------------------------------------------------------------------------
 
     def _connection(self) -> Connection:
         return Connection(self._session, lambda connection: ServerSession(self, connection))

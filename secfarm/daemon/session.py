@@ -8,6 +8,7 @@ for the client to come back; when the client says goodbye, everything of it is e
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import INLINE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_CALLS
-from secfarm.run.pool import Work
+from secfarm.run.crew import Work
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Blob, Cancel, EndServer, Kill, Status
 from secfarm.trust.policy import Isolation, Limits
@@ -42,13 +43,22 @@ if TYPE_CHECKING:
 
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
-    from secfarm.run.pool import Crew
+    from secfarm.run.crew import Crew
     from secfarm.task.payload import Call
     from secfarm.task.program import Program
+    from secfarm.trust.audit import AuditValue
     from secfarm.wire.messages import Message
 
 _OUTPUT_BYTES: Final = 1 << 20  # of one task, where the policy names no limit
 _KILLED: Final = ErrorRecord("killed", "the task was killed on request")
+
+
+@dataclass(slots=True)
+class _Value:
+    """An encoded value of a batch: here already, or announced, with what is to be done when it has come."""
+
+    here: bytes | Blob
+    waiting: list[Callable[[bytes], None]] = field(default_factory=list)
 
 
 class ServerSession:
@@ -61,7 +71,7 @@ class ServerSession:
         self._crew: Crew | None = None
         self._limits = Limits()
         self._blobs = BlobInbox()
-        self._awaiting: defaultdict[Blob, deque[Callable[[bytes], None]]] = defaultdict(deque)
+        self._awaiting: defaultdict[Blob, deque[_Value]] = defaultdict(deque)
         self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
         self._finished: list[tuple[Task, Done]] = []  # not yet told
         self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
@@ -70,7 +80,7 @@ class ServerSession:
         self.principal = ""
         self.draining = False
 
-    # --- what the connection tells ----------------------------------------------------------------------------------
+    # --- what the connection tells --------------------------------------------------------------------------------
 
     def on_message(self, message: Message | Established) -> None:
         """Take one message of the client (see `net.pump.Listener`)."""
@@ -118,10 +128,10 @@ class ServerSession:
         self._connection.send(welcome)
         server.audit("session", self._who() | {"mechanism": event.peer.mechanism, "key": event.peer.key_id})
 
-    def _who(self) -> dict[str, object]:
+    def _who(self) -> dict[str, AuditValue]:
         return {"principal": self.principal, "session": self._connection.session.session_id}
 
-    # --- batches ------------------------------------------------------------------------------------------------------
+    # --- batches --------------------------------------------------------------------------------------------------
 
     def _submit(self, wire: bytes) -> None:
         if self._trust is None or self._crew is None:
@@ -135,19 +145,26 @@ class ServerSession:
             raise
         server.verified += 1
         self._record(batch)
+        values = [_Value(value) for value in batch.values]
         for call in batch.calls:
-            self._accept(batch, call, self._trust.programs[call.program], self._crew)
-        for call in batch.refused_calls:
-            self._tell_at_once(call.task_id, call.error)
-        for order in batch.refused_orders:
-            self._connection.send(OrderResult(order.request_id, _refusal(order.error)))
+            arguments = _Value(call.arguments)
+            shared = values[call.values] if call.values >= 0 else None
+            self._accept(call, self._trust.programs[call.program], arguments, shared, self._crew)
+            self._expect(arguments)
+        for refused in batch.refused_calls:
+            self._tell_at_once(refused.task_id, refused.error)
+            self._expect(_Value(refused.arguments))
+        for value in values:
+            self._expect(value)
+        for unfollowed in batch.refused_orders:
+            self._connection.send(OrderResult(unfollowed.request_id, _refusal(unfollowed.error)))
         self._crew.pump()
         for order in batch.orders:
             self._obey(order, self._crew)
 
     def _record(self, batch: VerifiedBatch) -> None:
         """Write the decision down before anything of the batch is run; without a record nothing runs."""
-        record: dict[str, object] = self._who() | {
+        record: dict[str, AuditValue] = self._who() | {
             "key": batch.key_id,
             "sequence": batch.sequence,
             "envelope": batch.digest,
@@ -155,17 +172,15 @@ class ServerSession:
         }
         if batch.programs:
             record["programs"] = [program.digest for program in batch.programs]
-            for program in batch.programs:
-                self._server.archive(program)
         if batch.orders:
             record["orders"] = [type(order).__name__ for order in batch.orders]
         if batch.refused_calls or batch.refused_orders:
             refused = [(call.task_id.hex(), call.error) for call in batch.refused_calls]
             refused += [(f"order {order.request_id}", order.error) for order in batch.refused_orders]
-            record["refused"] = {name: f"{error.code}: {error}" for name, error in refused}
-        self._server.audit("accepted", record)
+            record["refused"] = [f"{name}: {error.code}: {error}" for name, error in refused]
+        self._server.record(record, batch.programs)
 
-    def _accept(self, batch: VerifiedBatch, call: Call, program: Program, crew: Crew) -> None:
+    def _accept(self, call: Call, program: Program, arguments: _Value, values: _Value | None, crew: Crew) -> None:
         table = self._server.tasks
         known = table.find(self.principal, call.task_id)
         if known is not None:
@@ -193,16 +208,16 @@ class ServerSession:
             call.broadcast,
             call.spread,
         )
-        values = batch.values[call.values] if call.values >= 0 else None
-        self._fill(task, work, "arguments", call.arguments)
-        self._fill(task, work, "values", values)
+        self._fill(task, work, "arguments", arguments)
+        if values is not None:
+            self._fill(task, work, "values", values)
         if not task.missing:
             self._start(task)
 
-    def _fill(self, task: Task, work: Work, name: str, value: bytes | Blob | None) -> None:
+    def _fill(self, task: Task, work: Work, name: str, value: _Value) -> None:
         """Set a field of `work` now, or when its chunks have come: the task starts with the last of them."""
-        if not isinstance(value, Blob):
-            setattr(work, name, value)
+        if not isinstance(value.here, Blob):
+            setattr(work, name, value.here)
             return
 
         def arrived(whole: bytes) -> None:
@@ -212,9 +227,14 @@ class ServerSession:
                 self._start(task)
                 task.crew.pump()
 
-        self._blobs.announce(value)
-        self._awaiting[value].append(arrived)
+        value.waiting.append(arrived)
         task.missing += 1
+
+    def _expect(self, value: _Value) -> None:
+        """Let the chunks of a value in that stands in a verified batch, whoever still waits for it."""
+        if isinstance(value.here, Blob):
+            self._blobs.announce(value.here)
+            self._awaiting[value.here].append(value)
 
     def _start(self, task: Task) -> None:
         if task.crew is None or task.work is None or task.done is not None:
@@ -228,10 +248,11 @@ class ServerSession:
         complete = self._blobs.add(chunk)
         if complete is None:
             return
-        blob, value = complete
-        waiting = self._awaiting[blob]
-        waiting.popleft()(value)
-        if not waiting:
+        blob, whole = complete
+        queue = self._awaiting[blob]
+        for arrived in queue.popleft().waiting:
+            arrived(whole)
+        if not queue:
             del self._awaiting[blob]
 
     def _adopt(self, task: Task) -> None:
@@ -246,7 +267,7 @@ class ServerSession:
             self._finished.append((task, task.done))
             self._flush_soon()
 
-    # --- outcomes -----------------------------------------------------------------------------------------------------
+    # --- outcomes -------------------------------------------------------------------------------------------------
 
     def finished(self, task: Task, done: Done) -> None:
         """Tell the client what became of a task, together with what else finishes in this turn of the loop."""
@@ -297,7 +318,7 @@ class ServerSession:
             self._server.tasks.forget(self._told.popleft())
             self._acknowledged += 1
 
-    # --- orders -------------------------------------------------------------------------------------------------------
+    # --- orders ---------------------------------------------------------------------------------------------------
 
     def _obey(self, order: Cancel | Kill | EndServer | Status, crew: Crew) -> None:
         answer: object
@@ -321,7 +342,7 @@ class ServerSession:
             self._server.finish(task, Done(0, None, _KILLED, 0.0, 0.0))
         return True
 
-    # --- ends ---------------------------------------------------------------------------------------------------------
+    # --- ends -----------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Take no new work: the client hears that there are no workers, and goodbye once all is told."""

@@ -14,7 +14,7 @@ from secfarm.limits import MAX_VALUE_BYTES, RESULT_KEEP_S
 
 if TYPE_CHECKING:
     from secfarm.daemon.session import ServerSession
-    from secfarm.run.pool import Crew, Work
+    from secfarm.run.crew import Crew, Work
     from secfarm.task.outcome import Done
 
 

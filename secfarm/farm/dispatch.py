@@ -12,19 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from secfarm.errors import (
-    ConnectionLostError,
-    MissingModulesError,
-    ProtocolError,
-    ResourceExceededError,
-    SecfarmError,
-    TaskKilledError,
-    TaskRefusedError,
-    TaskTimeoutError,
-    ValueTransferError,
-    WorkerLostError,
-    execution_error,
-)
+from secfarm.errors import ConnectionLostError, ProtocolError, SecfarmError, TaskKilledError
+from secfarm.farm.failure import error_of
 from secfarm.farm.link import Link
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
@@ -37,7 +26,6 @@ if TYPE_CHECKING:
     from secfarm.farm.future import Submission
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
-    from secfarm.task.outcome import ErrorRecord
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Outcome
 
@@ -59,7 +47,7 @@ class Dispatch:
         self._outstanding = 0
         self._idle = asyncio.Event()
 
-    # --- from any thread -----------------------------------------------------------------------------------------------
+    # --- from any thread ------------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> None:
         """Take a task in; the loop is rung only when it is not on its way already."""
@@ -68,7 +56,7 @@ class Dispatch:
             self._ringing = True
             self.loop.call_soon_threadsafe(self._take_in)
 
-    # --- in the loop ---------------------------------------------------------------------------------------------------
+    # --- in the loop ----------------------------------------------------------------------------------------------
 
     async def open(self, addresses: Iterable[Address], auth: Auth, signer: Signer, name: str) -> None:
         """Start a link to each address; they join as their servers answer."""
@@ -178,7 +166,7 @@ class Dispatch:
                 self._over()
                 return
         if outcome.error is not None:
-            self._fail(submission, self.error(outcome.error, link))
+            self._fail(submission, error_of(outcome.error, link.server_name))
             return
         try:
             result = _broadcast_result(value) if submission.broadcast else codec.decode(value or b"")
@@ -199,39 +187,7 @@ class Dispatch:
         if not self._outstanding:
             self._idle.set()
 
-    def error(self, record: ErrorRecord, link: Link) -> SecfarmError:
-        """Return the exception for what a server reports; its words choose among our classes and nothing more."""
-        match record.code:
-            case "raised":
-                return execution_error(
-                    record.report,
-                    description=record.description,
-                    remote_type=record.remote_type,
-                    server=link.server_name,
-                )
-            case "timeout":
-                return TaskTimeoutError(record.report)
-            case "killed":
-                return TaskKilledError(record.report)
-            case "worker-lost":
-                return WorkerLostError(record.report, signal=record.signal)
-            case "resource":
-                return ResourceExceededError(record.report, kind=record.kind, limit=record.limit)
-            case "value":
-                return ValueTransferError(record.report)
-            case "missing-modules":
-                return MissingModulesError(
-                    record.report,
-                    modules=record.modules,
-                    python_version=record.python_version,
-                    server=link.server_name,
-                )
-            case _:
-                return TaskRefusedError(
-                    f"server {link.server_name} would not run it ({record.code}); nothing was compiled or executed"
-                )
-
-    # --- cancelling ----------------------------------------------------------------------------------------------------
+    # --- cancelling -----------------------------------------------------------------------------------------------
 
     async def cancel(self, submission: Submission) -> bool:
         """Return True once it is certain that the task does not run."""
@@ -241,18 +197,21 @@ class Dispatch:
             return True
         for seat, link in self._seats.items():
             if submission.task_id in seat.held:
-                verdict = submission.verdict = self.loop.create_future()
+                verdict: asyncio.Future[bool] = self.loop.create_future()
+                submission.verdict = verdict
                 with contextlib.suppress(SecfarmError):  # the session broke: `leave` gives the verdict
                     await link.order(lambda number: Cancel(number, (submission.task_id,)), list[bytes])
                 return await verdict
         return False
 
-    def abandon(self, error: BaseException) -> None:
-        """Fail every task that no server has; used when nothing more will be sent."""
+    def withdraw_waiting(self) -> list[Submission]:
+        """Forget the tasks that no server has, and return them."""
         self._take_in()
-        for submission in self._schedule.waiting:
+        withdrawn = self._schedule.waiting
+        for submission in withdrawn:
             self._schedule.withdraw(submission)
-            self._fail(submission, error)
+            self._over()
+        return withdrawn
 
 
 def _broadcast_result(value: bytes | None) -> list[object]:

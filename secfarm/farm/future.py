@@ -64,10 +64,13 @@ class Future(concurrent.futures.Future[T]):
         server has said so. A task that is done, or whose server is out of reach, cannot be cancelled.
         """
         if not self.done() and self._cancel(self._submission):
-            super().cancel()
-            if self.cancelled() and self._state == "CANCELLED":
-                self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, as an executor's thread would
+            self.withdrawn()
         return self.cancelled()
+
+    def withdrawn(self) -> None:
+        """Note that the task does not run; for the kernel."""
+        if super().cancel() and self._state == "CANCELLED":
+            self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, as an executor's thread would
 
     def __repr__(self) -> str:
         state = "running" if self.running() else self._state.lower().replace("_", " ")

@@ -11,21 +11,21 @@ import concurrent.futures
 import itertools
 import os
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 
 from secfarm.disk.credentials import client_credentials
-from secfarm.errors import AuthError, ConfigError, InvalidTaskError, KernelCreationError, KernelError, ValueTransferError
+from secfarm.errors import AuthError, ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
 from secfarm.farm.current import task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.task import codec
+from secfarm.task.capture import capture
 from secfarm.task.payload import Priority
-from secfarm.task.program import Program, ProgramKind
-from secfarm.task.source import capture
 from secfarm.wire.address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import Auth
     from secfarm.sign.keys import SigningKey
+    from secfarm.task.program import Program
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class Kernel(concurrent.futures.Executor):
         KernelCreationError: a server refused us, or is not the one that we know, or did not answer in time.
     """
 
-    def __init__(  # noqa: PLR0913 - the contract's keywords
+    def __init__(
         self,
         addresses: str | tuple[str, int] | Iterable[str | tuple[str, int]] = (),
         *,
@@ -114,7 +115,7 @@ class Kernel(concurrent.futures.Executor):
             refused = next(link for link in dispatch.links if link.last_error is error)
             raise KernelCreationError(f"no session with {refused.address}: {error}") from error
 
-    # --- submitting ----------------------------------------------------------------------------------------------------
+    # --- submitting -----------------------------------------------------------------------------------------------
 
     def submit(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send a task and return its future at once.
@@ -136,7 +137,7 @@ class Kernel(concurrent.futures.Executor):
         program, values = _captured(task)
         return self._send(task, program, codec.encode_call(args, kwargs), values, options)
 
-    def _send(  # noqa: PLR0913
+    def _send(
         self,
         task: object,
         program: Program,
@@ -194,9 +195,9 @@ class Kernel(concurrent.futures.Executor):
             raise ValueError(f"chunksize is at least 1, not {chunksize}")
         items = list(zip(*iterables))  # noqa: B905 - the shortest ends it, as in Executor.map
         size = chunksize or self._chunk_size(len(items), task_settings(fn, options))
+        program, values = _captured(fn)
         futures = []
         for start in range(0, len(items), size):
-            program, values = _captured(fn)
             arguments = codec.encode_call((items[start : start + size],), {})
             futures.append(self._send(fn, program, arguments, values, options, spread=True))
         return _in_order(futures, timeout_s)
@@ -210,7 +211,13 @@ class Kernel(concurrent.futures.Executor):
         """Run a task once on every worker and return the results; what its `global` statements define stays there."""
         program, values = _captured(task)
         submission = Submission(
-            b"", program, codec.encode_call(args, kwargs), values, task_settings(task, None), self._recall, broadcast=True
+            b"",
+            program,
+            codec.encode_call(args, kwargs),
+            values,
+            task_settings(task, None),
+            self._recall,
+            broadcast=True,
         )
         return cast("list[T]", run_in_background(self._dispatch.broadcast(submission)))
 
@@ -239,7 +246,11 @@ class Kernel(concurrent.futures.Executor):
         """Whether it was shut down."""
         return self._closed
 
-    # --- ending --------------------------------------------------------------------------------------------------------
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when the kernel has been shut down; the last one registered comes first."""
+        self._on_close.callback(callback)
+
+    # --- ending ---------------------------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's
         """Take no more tasks; the meaning of the arguments is `Executor.shutdown`'s. Twice is no error."""
@@ -254,7 +265,7 @@ class Kernel(concurrent.futures.Executor):
     async def _end(self, *, cancel_futures: bool) -> None:
         if cancel_futures:
             for submission in self._dispatch.withdraw_waiting():
-                submission.future.cancel_quietly()
+                submission.future.withdrawn()
         await self._dispatch.until_idle()
         await self._dispatch.close()
         await asyncio.get_running_loop().run_in_executor(None, self._on_close.close)
@@ -335,9 +346,7 @@ def make_kernel(
     delivery: Delivery = "at-least-once",
 ) -> Kernel:
     """Return a kernel, as lfarm's make-kernel does; it does not become the current one."""
-    return Kernel(
-        addresses, auth=auth, key=key, name=name, connect_timeout_s=connect_timeout_s, delivery=delivery
-    )
+    return Kernel(addresses, auth=auth, key=key, name=name, connect_timeout_s=connect_timeout_s, delivery=delivery)
 
 
 def _addresses(given: str | tuple[str, int] | Iterable[str | tuple[str, int]]) -> tuple[Address, ...]:
@@ -361,25 +370,16 @@ def _captured(task: object) -> tuple[Program, bytes | None]:
 
 def _in_order(futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
     """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
-    deadline_s = None if timeout_s is None else _now_s() + timeout_s
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     def results() -> Iterator[T]:
         try:
             futures.reverse()
             while futures:
-                left_s = None if deadline_s is None else max(0.0, deadline_s - _now_s())
+                left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
                 yield from cast("list[T]", futures.pop().result(left_s))
         finally:
             for future in futures:
                 future.cancel()
 
     return results()
-
-
-def _now_s() -> float:
-    import time
-
-    return time.monotonic()
-
-
-__all__ = ["InvalidTaskError", "Kernel", "KernelView", "ProgramKind", "make_kernel"]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.auth.base import End, Side
-from secfarm.errors import AuthError, ConfigError, ConnectionLostError, KernelError, ProtocolError, SecfarmError
+from secfarm.errors import AuthError, ConfigError, ConnectionLostError, ProtocolError, SecfarmError
+from secfarm.farm.failure import error_of
 from secfarm.limits import (
     IDLE_PING_S,
     IDLE_TIMEOUT_S,
@@ -35,7 +36,6 @@ from secfarm.wire.messages import (
     Chunk,
     Goodbye,
     OrderResult,
-    Output,
     Ping,
     Pong,
     Received,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from secfarm.farm.future import Submission
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
-    from secfarm.task.outcome import ErrorRecord
     from secfarm.task.payload import Order, ProgramText
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Message, Outcome
@@ -88,7 +87,7 @@ class Link:
         self._received = 0
         self._heard_s = time.monotonic()
 
-    # --- staying connected -------------------------------------------------------------------------------------------
+    # --- staying connected ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep a session up until cancelled; `joined` fails if the two do not believe each other at first."""
@@ -144,7 +143,7 @@ class Link:
         if self._connection is not None:
             self._connection.close()
 
-    # --- asking ------------------------------------------------------------------------------------------------------
+    # --- asking ---------------------------------------------------------------------------------------------------
 
     def submit(self, submissions: list[Submission]) -> None:
         """Send tasks, in as few signed batches as the limits allow."""
@@ -230,7 +229,7 @@ class Link:
         self._connection.send(Ping(nonce))
         await future
 
-    # --- hearing (net.pump.Listener) -----------------------------------------------------------------------------------
+    # --- hearing (net.pump.Listener) ------------------------------------------------------------------------------
 
     def on_message(self, message: Message | Established) -> None:
         """Take one message of the server."""
@@ -241,29 +240,29 @@ class Link:
             case Chunk():
                 self._chunk(message)
             case Welcome():
-                self.welcome = message
-                self._dispatch.join(self, message.workers, message.max_tasks)
-                if not self.joined.done():
-                    self.joined.set_result(None)
+                self._join(message)
             case OrderResult():
                 self._answer(message)
             case Pong():
                 if (request := self._requests.pop(message.nonce, None)) is not None:
                     request[0].set_result(None)
-            case Ping():
-                if self._connection is not None:
-                    self._connection.send(Pong(message.nonce))
             case Workers():
-                if self.seat is not None:
-                    self.seat.workers = message.count
-                    self._dispatch.pump_soon()
-            case Output():
-                pass  # this version shows what a task printed when it is done (Outcome.output)
+                self._workers(message.count)
             case Goodbye():
-                if self._connection is not None:
-                    self._connection.close()
+                self.close()
             case _:
                 raise ProtocolError(f"the server sent {type(message).__name__}")
+
+    def _join(self, welcome: Welcome) -> None:
+        self.welcome = welcome
+        self._dispatch.join(self, welcome.workers, welcome.max_tasks)
+        if not self.joined.done():
+            self.joined.set_result(None)
+
+    def _workers(self, count: int) -> None:
+        if self.seat is not None:
+            self.seat.workers = count
+            self._dispatch.pump_soon()
 
     def on_writable(self) -> None:
         """Nothing is held back here: what a server may have outstanding is bounded."""
@@ -319,7 +318,7 @@ class Link:
         if future.done():
             return
         if message.error is not None:
-            future.set_exception(self._dispatch.error(message.error, self))
+            future.set_exception(error_of(message.error, self.server_name))
             return
         try:
             future.set_result(msgspec.msgpack.decode(message.value, type=answer))
@@ -339,5 +338,3 @@ def _inline(value: bytes, large: list[tuple[Blob, bytes]]) -> bytes | Blob:
     blob = blob_of(value)
     large.append((blob, value))
     return blob
-
-

@@ -20,7 +20,7 @@ _pid = 0
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, started at the first call; a forked child gets one of its own."""
-    global _loop, _pid  # noqa: PLW0603 - one a process
+    global _loop, _pid
     with _lock:
         if _loop is None or _pid != os.getpid():
             _loop, _pid = _new_loop(), os.getpid()
@@ -48,7 +48,7 @@ def run_in_background(coroutine: Coroutine[object, object, T]) -> T:
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop  # noqa: PLC0415 - the extra `fast`
+        import uvloop
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

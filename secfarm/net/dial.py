@@ -33,7 +33,11 @@ async def dial(address: Address, make: Callable[[], Connection]) -> Connection:
         async with asyncio.timeout(2 * HANDSHAKE_TIMEOUT_S):
             if isinstance(address, UnixAddress):
                 await loop.create_unix_connection(
-                    lambda: connection, address.path, ssl=context, server_hostname="", ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+                    lambda: connection,
+                    address.path,
+                    ssl=context,
+                    server_hostname="",
+                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 )
             else:
                 transport, _ = await loop.create_connection(

@@ -50,7 +50,7 @@ def _open_tcp(address: TcpAddress) -> socket.socket:
     except OSError:
         sock.close()
         raise
-    sock.setblocking(False)
+    sock.settimeout(0)
     return sock
 
 
@@ -73,7 +73,7 @@ def _open_unix(path: str) -> socket.socket:
     except OSError:
         sock.close()
         raise
-    sock.setblocking(False)
+    sock.settimeout(0)
     return sock
 
 
@@ -89,7 +89,9 @@ def local_address(sock: socket.socket) -> Address:
 class Door:
     """Accepts on several sockets and hands each connection over once its session is ready."""
 
-    def __init__(self, context: ssl.SSLContext, make: Callable[[], Connection], log: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, make: Callable[[], Connection], log: Callable[[str, Exception], None]
+    ) -> None:
         """Prepare; `open` starts.
 
         Args:
@@ -131,7 +133,9 @@ class Door:
                 continue
             source = _source(peer)
             if self._waiting.total() >= MAX_UNAUTHENTICATED or self._waiting[source] >= MAX_UNAUTHENTICATED_PER_SOURCE:
-                self._log(source, AuthError("too many connections are waiting to be authenticated; this one was closed"))
+                self._log(
+                    source, AuthError("too many connections are waiting to be authenticated; this one was closed")
+                )
                 peer.close()
                 continue
             self._waiting[source] += 1

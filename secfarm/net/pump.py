@@ -7,8 +7,9 @@ the chunks of large values fill the gaps only as fast as the peer reads.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from secfarm.errors import AuthError, ProtocolError, SecfarmError
 from secfarm.wire.blobs import chunks
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from secfarm.task.payload import Blob
     from secfarm.wire.messages import Chunk, Message
+
+
+_log: Final = logging.getLogger("secfarm")
 
 
 class Listener(Protocol):
@@ -85,8 +89,11 @@ class Connection(asyncio.Protocol):
                 self._listener.on_message(message)
         except SecfarmError as error:
             self.fail(error)
-            return
-        self.flush_soon()
+        except Exception:  # ours, not the peer's: it costs this connection, not the process
+            _log.exception("an error inside secfarm ended a connection")
+            self.fail(SecfarmError("an error inside secfarm"))
+        else:
+            self.flush_soon()
 
     def fail(self, error: SecfarmError) -> None:
         """End the connection because of `error`: the peer hears its public word, nothing more."""
@@ -121,7 +128,7 @@ class Connection(asyncio.Protocol):
         data = self._session.outgoing()
         if data and not self._transport.is_closing():
             self._transport.write(data)
-        if self._values and self.writable and self._error is None:
+        if self._values and self.writable and self._session.ready:
             chunk = next(self._values[0], None)
             if chunk is None:
                 self._values.popleft()

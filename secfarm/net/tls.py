@@ -6,7 +6,7 @@ certificate of its own makes the proofs fail. ECDSA P-256 with SHA-256 is an alg
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import ssl
 from typing import Final
@@ -16,21 +16,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_VALIDITY: Final = datetime.timedelta(days=3650)  # nobody checks it: the certificate lives as long as its process
+_VALIDITY: Final = dt.timedelta(days=3650)  # nobody checks it: the certificate lives as long as its process
 
 
 def acceptor_context() -> tuple[ssl.SSLContext, bytes]:
     """Return a context with a certificate made this moment, and that certificate (DER)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "secfarm")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + _VALIDITY)
         .sign(key, hashes.SHA256())
     )

@@ -1,27 +1,23 @@
 """The pool: a bounded number of worker processes, shared out among sessions, one session each at a time.
 
-A *crew* is what one session has of the pool: its workers, its waiting calls, and the broadcasts that every new worker
-of it must run first. Idea of the categories and of killing a worker to kill its task: lparallel's kernel.
+Decides which worker runs which call of which crew (see crew.py), replaces those that end, and enforces deadlines.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from secfarm.errors import KernelError
+from secfarm.run.crew import Crew, Work, Worker
 from secfarm.run.pipe import Run
 from secfarm.run.process import Exit, WorkerProcess
 from secfarm.task.outcome import Done, ErrorRecord
-from secfarm.task.payload import Priority
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
-
-    from secfarm.task.payload import ProgramText
 
 # Calls are queued into a worker's pipe up to this much expected work: enough to hide the pool's own latency (some
 # 0.1 ms), and little enough that a call that turns out long holds nobody up before it is noticed.
@@ -36,164 +32,6 @@ _BOOT_PAUSE_S: Final = 0.5
 READY: Final = 0  # the number in the report with which a worker says that it is warm
 
 
-@dataclass(slots=True, eq=False)
-class Work:
-    """One call on its way through the pool; `report` is called once with what became of it."""
-
-    key: bytes
-    text: ProgramText
-    arguments: bytes
-    values: bytes | None
-    report: Callable[[Done], None]
-    category: str = "default"
-    priority: Priority = Priority.DEFAULT
-    timeout_s: float | None = None
-    memory_bytes: int | None = None
-    cpu_s: float | None = None
-    output_bytes: int = 1 << 20
-    broadcast: bool = False
-    spread: bool = False
-    number: int = 0
-    began_s: float = 0.0
-    carried_text: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Broadcast:
-    work: Work
-    wanted: int
-    values: list[Done] = field(default_factory=list)
-    finished: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """A worker process with its crew and the calls in its pipe, the running one first."""
-
-    process: WorkerProcess
-    crew: Crew | None = None
-    queue: deque[Work] = field(default_factory=deque)
-    programs: set[bytes] = field(default_factory=set)
-    ran: list[_Broadcast] = field(default_factory=list)
-    load_s: float = 0.0
-    ready: bool = False
-    hired_s: float = 0.0
-    large: bool = False  # a frame of several packets is in its pipe: nothing may stand behind it
-    stalled: bool = False  # its head takes longer than calls of that program did
-    verdict: tuple[Work, ErrorRecord] | None = None
-    deadline: asyncio.TimerHandle | None = None
-    stall_check: asyncio.TimerHandle | None = None
-
-
-class Crew:
-    """One session's share of the pool. Made by `WorkerPool.crew`."""
-
-    def __init__(self, pool: WorkerPool, *, single_use: bool) -> None:
-        self._pool = pool
-        self.waiting: tuple[deque[Work], deque[Work]] = (deque(), deque())  # by priority
-        self.workers: list[_Worker] = []
-        self.broadcasts: list[_Broadcast] = []
-        self.seconds: dict[bytes, float] = {}  # moving average of each program's duration
-        self.single_use = single_use  # a fresh worker for every call
-        self.closing = False
-        self.closed = False
-
-    def submit(self, work: Work) -> None:
-        """Queue a call; it starts when a worker is free."""
-        self.waiting[work.priority].append(work)
-
-    def broadcast(self, work: Work, report: Callable[[list[Done]], None]) -> None:
-        """Run a call once on as many workers as the pool has, now, and on every later worker of this crew first.
-
-        Args:
-            report: called with one `Done` for each worker, or with the first that failed alone.
-        """
-        record = _Broadcast(work, self._pool.size)
-
-        def collect(done: Done) -> None:
-            if record.finished:
-                return
-            record.values.append(done)
-            if done.error is not None:
-                self.broadcasts.remove(record)  # what fails, or kills its worker, is not run again in the next one
-                record.finished = True
-                report([done])
-            elif len(record.values) == record.wanted:
-                record.finished = True
-                report(record.values)
-
-        work.report = collect
-        self.broadcasts.append(record)
-
-    def pump(self) -> None:
-        """Start what can be started; call it once after a batch of `submit`."""
-        self._pool.pump(self)
-
-    def cancel(self, work: Work, error: ErrorRecord) -> bool:
-        """Kill `work` if it is running, and return True; its report follows. Else take it back and return False."""
-        for worker in self.workers:
-            if work in worker.queue:
-                self._pool.take_back(worker)
-                if worker.queue and worker.queue[0] is work:
-                    self._pool.kill(worker, error)
-                    return True
-        if work in self.waiting[work.priority]:
-            self.waiting[work.priority].remove(work)
-        return False
-
-    def runs(self, work: Work) -> bool:
-        """Whether a worker has begun `work`, or a broadcast of it is under way."""
-        return any(work in worker.queue for worker in self.workers) or any(
-            record.work is work and not record.finished for record in self.broadcasts
-        )
-
-    def stop_waiting(self) -> None:
-        """Drop the calls that have not begun, without a report."""
-        for worker in self.workers:
-            self._pool.take_back(worker)
-        for queue in self.waiting:
-            queue.clear()
-
-    def close_when_idle(self) -> None:
-        """Close the crew as soon as nothing of it runs."""
-        self.closing = True
-        if not any(worker.queue for worker in self.workers):
-            self.close()
-
-    def kill(self, category: str, error: ErrorRecord, *, dry_run: bool) -> int:
-        """Kill the running calls of a category and return how many there were; waiting ones stay."""
-        hit = [worker for worker in self.workers if worker.queue and worker.queue[0].category == category]
-        if not dry_run:
-            for worker in hit:
-                self._pool.kill(worker, error)
-        return len(hit)
-
-    def categories(self) -> list[str | None]:
-        """The category that each worker of the pool's size is running for this crew; None for an idle one."""
-        running: list[str | None] = [worker.queue[0].category if worker.queue else None for worker in self.workers]
-        return running + [None] * (self._pool.size - len(running))
-
-    def close(self) -> None:
-        """End the crew: its workers are killed, its waiting calls dropped without a report."""
-        self.closed = True
-        for queue in self.waiting:
-            queue.clear()
-        self.broadcasts.clear()
-        self._pool.dismiss(self)
-
-    @property
-    def wants_workers(self) -> bool:
-        """Whether calls or unfinished broadcasts wait."""
-        return bool(self.waiting[0] or self.waiting[1]) or any(not record.finished for record in self.broadcasts)
-
-    def next_waiting(self) -> Work | None:
-        """The call that is to start next."""
-        for queue in self.waiting:
-            if queue:
-                return queue[0]
-        return None
-
-
 class WorkerPool:
     """At most `size` workers at work, and one warm spare, so that a replacement costs no start-up time."""
 
@@ -206,8 +44,8 @@ class WorkerPool:
         self.size = size
         self._loop = loop
         self._numbers = itertools.count(1)
-        self._workers: dict[WorkerProcess, _Worker] = {}
-        self._spares: deque[_Worker] = deque()
+        self._workers: dict[WorkerProcess, Worker] = {}
+        self._spares: deque[Worker] = deque()
         self._crews: list[Crew] = []
         self._closed = False
         self._boot_failures = 0
@@ -259,14 +97,14 @@ class WorkerPool:
         while crew.wants_workers and self._hire(crew) is not None:
             pass
 
-    def _free(self, crew: Crew) -> _Worker | None:
+    def _free(self, crew: Crew) -> Worker | None:
         for worker in crew.workers:
             if not worker.queue:
                 return worker
         hired = self._hire(crew)
         return hired if hired is not None and not hired.queue else None
 
-    def _pipelined(self, crew: Crew, work: Work) -> _Worker | None:
+    def _pipelined(self, crew: Crew, work: Work) -> Worker | None:
         """The worker that could run `work` soonest after what is in its pipe, if that is soon enough."""
         expected = crew.seconds.get(work.key)
         if expected is None or crew.single_use or self._owed_to(crew) is not None:
@@ -277,7 +115,7 @@ class WorkerPool:
                 best, best_s = worker, worker.load_s
         return best
 
-    def _hire(self, crew: Crew) -> _Worker | None:
+    def _hire(self, crew: Crew) -> Worker | None:
         employed = sum(len(other.workers) for other in self._crews)
         if self._closed or crew.closed or len(crew.workers) >= self.size:
             return None
@@ -304,12 +142,12 @@ class WorkerPool:
     def _owed_to(self, crew: Crew) -> Crew | None:
         """The crew that waits for a worker while `crew` has more than its share, if there is one."""
         for other in self._crews:
-            if other is not crew and other.wants_workers:
-                if not other.workers or len(other.workers) + 1 < len(crew.workers):
-                    return other
+            short = not other.workers or len(other.workers) + 1 < len(crew.workers)
+            if other is not crew and short and other.wants_workers:
+                return other
         return None
 
-    def _run_broadcasts(self, worker: _Worker) -> None:
+    def _run_broadcasts(self, worker: Worker) -> None:
         crew = worker.crew
         if crew is None:
             return
@@ -319,16 +157,16 @@ class WorkerPool:
                 self._start(worker, replace(record.work))
                 return
 
-    def _spawn(self) -> _Worker:
+    def _spawn(self) -> Worker:
         process = WorkerProcess(self._loop, self._done, self._exited)
-        worker = self._workers[process] = _Worker(process)
+        worker = self._workers[process] = Worker(process)
         return worker
 
     def _replenish(self) -> None:
         while not self._closed and len(self._workers) < self.size + 1 and self._boot_failures < _BOOT_TRIES:
             self._spares.append(self._spawn())
 
-    def _booted(self, worker: _Worker) -> None:
+    def _booted(self, worker: Worker) -> None:
         worker.ready = True
         self._boot_failures = 0
         if not self.started.done():
@@ -351,7 +189,7 @@ class WorkerPool:
 
     # --- one worker -----------------------------------------------------------------------------------------------
 
-    def _start(self, worker: _Worker, work: Work) -> None:
+    def _start(self, worker: Worker, work: Work) -> None:
         crew = worker.crew
         if crew is None:
             return
@@ -378,7 +216,7 @@ class WorkerPool:
         elif worker.stall_check is None:
             worker.stall_check = self._loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
 
-    def _begins(self, worker: _Worker) -> None:
+    def _begins(self, worker: Worker) -> None:
         """The head of the queue is what the worker runs from now on: its clock starts."""
         work = worker.queue[0]
         if work.timeout_s is None or not worker.ready:
@@ -390,7 +228,7 @@ class WorkerPool:
                 worker.deadline.cancel()
             worker.deadline = self._loop.call_at(due_s, self._check_deadline, worker)
 
-    def _check_deadline(self, worker: _Worker) -> None:
+    def _check_deadline(self, worker: Worker) -> None:
         worker.deadline = None
         if not worker.queue or worker.queue[0].timeout_s is None:
             return
@@ -401,7 +239,7 @@ class WorkerPool:
             return
         self.kill(worker, ErrorRecord("timeout", f"the task ran longer than its {timeout_s:g} s and was killed"))
 
-    def _check_stall(self, worker: _Worker, head: Work) -> None:
+    def _check_stall(self, worker: Worker, head: Work) -> None:
         worker.stall_check = None
         if len(worker.queue) < 2:  # noqa: PLR2004 the running call and at least one behind it
             return
@@ -413,7 +251,7 @@ class WorkerPool:
         else:
             worker.stall_check = self._loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
 
-    def take_back(self, worker: _Worker) -> None:
+    def take_back(self, worker: Worker) -> None:
         """Put the calls that the worker has not begun back in front of its crew's queues."""
         crew = worker.crew
         if crew is None or worker.large:
@@ -428,7 +266,7 @@ class WorkerPool:
                 crew.waiting[work.priority].appendleft(work)
         worker.load_s = sum(crew.seconds.get(work.key, _PIPELINE_S) for work in worker.queue)
 
-    def kill(self, worker: _Worker, error: ErrorRecord) -> None:
+    def kill(self, worker: Worker, error: ErrorRecord) -> None:
         """Kill the worker because of the call that it is running, which ends with `error`."""
         worker.verdict = (worker.queue[0], error)
         worker.process.kill()
@@ -465,14 +303,14 @@ class WorkerPool:
         if not worker.queue:
             self._pump_others(crew)
 
-    def _is_over(self, crew: Crew, worker: _Worker) -> bool:
+    def _is_over(self, crew: Crew, worker: Worker) -> bool:
         """Whether a worker that has just become idle is not to go on in its crew."""
         if crew.closing and not any(other.queue for other in crew.workers):
             crew.close()
         over_time = self._loop.time() - worker.hired_s > _TENURE_S
         return crew.single_use or (over_time and self._owed_to(crew) is not None)
 
-    def _learn(self, crew: Crew, worker: _Worker, work: Work, done: Done) -> None:
+    def _learn(self, crew: Crew, worker: Worker, work: Work, done: Done) -> None:
         spent_s = done.ended_s - done.started_s
         if not 0 <= spent_s < 1e6:  # noqa: PLR2004 the clock was set, or the worker lies; it only misleads its own crew
             spent_s = 1.0
@@ -507,7 +345,7 @@ class WorkerPool:
             if other.wants_workers:
                 self.pump(other)
 
-    def _last_word(self, worker: _Worker, work: Work, how: Exit) -> Done:
+    def _last_word(self, worker: Worker, work: Work, how: Exit) -> Done:
         if worker.verdict is not None and worker.verdict[0] is work:
             error = worker.verdict[1]
         elif how.signal == _SIGXCPU and work.cpu_s is not None:

@@ -80,7 +80,7 @@ class WorkerProcess:
         for fd in (self._requests_write, self._results_read):
             fcntl(fd, F_SETPIPE_SZ, _PIPE_BYTES)
             os.set_blocking(fd, False)
-        self._process = subprocess.Popen(  # noqa: S603 our own interpreter and our own words
+        self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, str(requests_read), str(results_write), *_PATHS],
             env={},
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from secfarm.errors import MissingModulesError, ProtocolError, SecfarmError, ValueTransferError
+from secfarm.errors import MissingModulesError, ProtocolError, ValueTransferError
 from secfarm.run.compiler import Prepared, format_exception
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
 from secfarm.task import codec

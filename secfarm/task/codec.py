@@ -16,7 +16,7 @@ from secfarm.errors import ProtocolError, ValueTransferError
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_decode import TreeDecoder
 from secfarm.task.codec_encode import TreeEncoder
-from secfarm.task.codec_kinds import SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, kinds_of
+from secfarm.task.codec_kinds import MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, kinds_of
 
 __all__ = ["decode", "decode_call", "encode", "encode_call"]
 
@@ -26,9 +26,10 @@ Call: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
 _KEYS_OF_KWARGS: Final = frozenset({str})
 _PLAIN: Final = SCALARS | {list, dict}
 _CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
+_NO_STACK: Final = "the value cannot be walked: the caller's own calls nearly fill the stack; nothing was sent"
 
-# msgspec checks these types in C, item by item, so that what they accept needs no look from Python. A union of msgspec's
-# cannot hold both str and bytes, and each level doubles the type: values with bytes, or deeper ones, go the slower way.
+# msgspec checks these types in C, item by item, so that what they accept needs no look from Python. A union there
+# cannot hold both str and bytes, and each level doubles the type: values with bytes, or deeper ones, go a slower way.
 _Scalar: TypeAlias = bool | int | float | str | None
 _Level1: TypeAlias = _Scalar | list[_Scalar] | dict[_Scalar, _Scalar]
 _Level2: TypeAlias = _Scalar | list[_Level1] | dict[_Scalar, _Level1]
@@ -51,9 +52,11 @@ def encode(value: object) -> bytes:
     try:
         if _is_plain((value,), set(), 0):
             return _encoder.encode(value)
-        return _encode_tree(value)
+        return _encode_tree(value, wide=False)
     except (OverflowError, UnicodeEncodeError):  # an int over 64 bits or a lone surrogate, somewhere
         return _encode_tree(value, wide=True)
+    except RecursionError:
+        raise ValueTransferError(_NO_STACK) from None
 
 
 def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
@@ -72,9 +75,11 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
                 return _encoder.encode((args, kwargs))
         else:
             raise ValueTransferError("the name of a keyword argument is not exactly a str; nothing was sent")
-        return _encode_call_tree(args, kwargs)
+        return _encode_call_tree(args, kwargs, wide=False)
     except (OverflowError, UnicodeEncodeError):
         return _encode_call_tree(args, kwargs, wide=True)
+    except RecursionError:
+        raise ValueTransferError(_NO_STACK) from None
 
 
 def decode(buffer: Buffer) -> object:
@@ -85,7 +90,7 @@ def decode(buffer: Buffer) -> object:
     """
     try:
         return _plain_decoder.decode(buffer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
         return _decode_rest(buffer)
 
 
@@ -97,7 +102,7 @@ def decode_call(buffer: Buffer) -> Call:
     """
     try:
         return _call_decoder.decode(buffer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
         call = _decode_rest(buffer, -_CALL_LEVELS)
     match call:
         case (tuple() as args, dict() as kwargs) if type(call) is tuple and type(args) is tuple:
@@ -135,28 +140,26 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
     return True
 
 
-def _encode_tree(value: object, *, wide: bool = False) -> bytes:
+def _encode_tree(value: object, *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
-    return TREE_MARK + _encoder.encode(walk.finish(_root(walk, "value", value)))
+    return TREE_MARK + _encoder.encode(walk.finish(_root(walk, "value", value, 0)))
 
 
-def _encode_call_tree(args: tuple[object, ...], kwargs: dict[str, object], *, wide: bool = False) -> bytes:
+def _encode_call_tree(args: tuple[object, ...], kwargs: dict[str, object], *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
     depth = 1 - _CALL_LEVELS
     root = [TUPLE, _root(walk, "args", args, depth), _root(walk, "kwargs", kwargs, depth)]
     return TREE_MARK + _encoder.encode(walk.finish(root))
 
 
-def _root(walk: TreeEncoder, name: str, value: object, depth: int = 0) -> object:
+def _root(walk: TreeEncoder, name: str, value: object, depth: int) -> object:
     try:
         return walk.node(value, depth)
     except CannotTravel as trouble:
         path = name + "".join(reversed(trouble.steps))
         raise ValueTransferError(f"{path} {trouble.reason}; nothing was sent") from None
     except RecursionError:
-        raise ValueTransferError(
-            f"{name} cannot be walked: the caller's stack is nearly full; nothing was sent"
-        ) from None
+        raise ValueTransferError(_NO_STACK) from None
 
 
 def _decode_rest(buffer: Buffer, depth: int = 0) -> object:
@@ -169,11 +172,13 @@ def _decode_rest(buffer: Buffer, depth: int = 0) -> object:
             return wire
         match wire:
             case [root]:
-                return TreeDecoder([]).root(root, depth)
+                return TreeDecoder([], []).root(root, depth)
             case [root, list() as table]:
-                return TreeDecoder(table).root(root, depth)
+                return TreeDecoder(table, []).root(root, depth)
+            case [root, list() as table, list() as classes] if len(classes) <= MAX_CLASSES:
+                return TreeDecoder(table, classes).root(root, depth)
             case _:
-                raise Malformed("a tree is its root and perhaps a table")
+                raise Malformed("a tree is its root and perhaps two tables")
     except Exception as error:
         raise ProtocolError(f"the bytes are not an encoded value: {str(error) or type(error).__name__}") from error
 

@@ -7,8 +7,9 @@ container holds a tuple that is not complete yet, that place is filled at the en
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections import deque
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_kinds import (
@@ -17,6 +18,7 @@ from secfarm.task.codec_kinds import (
     LIST,
     MAP,
     PAIRS,
+    RECORD,
     REF,
     SCALARS,
     SET,
@@ -27,7 +29,10 @@ from secfarm.task.codec_kinds import (
     kinds_of,
 )
 
-__all__ = ["TreeDecoder"]
+__all__ = ["Make", "TreeDecoder", "Underway", "payload", "text", "whole"]
+
+# Makes the value of a node that stands at a depth.
+Make: TypeAlias = "Callable[[TreeDecoder, Node, int], object]"
 
 
 class _Absent:
@@ -51,11 +56,12 @@ class Underway(Exception):  # noqa: N818 - a signal between builders, not an err
 
 
 class TreeDecoder:
-    """One walk over the nodes of one message: `[root]` or `[root, table]`."""
+    """One walk over the nodes of one value: its table of shared nodes, its table of classes, its root."""
 
-    __slots__ = ("_built", "_heights", "_kept", "_later", "_slots", "_stuck", "_table")
+    __slots__ = ("_built", "_heights", "_kept", "_later", "_slots", "_stuck", "_table", "classes")
 
-    def __init__(self, table: list[object]) -> None:
+    def __init__(self, table: list[object], classes: list[object]) -> None:
+        self.classes = classes  # entries; codec_records replaces each by what it means when it is first met
         self._table = table
         self._built: list[object] = [_UNMET] * len(table)
         self._slots = {id(node): slot for slot, node in enumerate(table)}
@@ -86,7 +92,7 @@ class TreeDecoder:
             return leaf(node)
         if node[0] == REF:
             return self._shared(node, depth)
-        if (make := CONTAINERS.get(node[0])) is None:
+        if (make := CONTAINERS.get(node[0]) or _rarer(node[0])) is None:
             raise Malformed(f"there is no kind {node[0]}")
         if depth >= MAX_DEPTH:
             raise Malformed(f"it is nested deeper than {MAX_DEPTH} containers")
@@ -106,7 +112,7 @@ class TreeDecoder:
         items = node[start:]
         return items if kinds_of(items) <= SCALARS else [self.build(item, depth) for item in items]
 
-    def fill_list(self, target: list[object], depth: int) -> None:
+    def fill_list(self, target: list[object] | deque[object], depth: int) -> None:
         """Replace the nodes in `target` by their values."""
         if kinds_of(target) <= SCALARS:
             return
@@ -157,7 +163,7 @@ class TreeDecoder:
 
     def note_height(self, values: tuple[object, ...]) -> None:
         """The encoder's bound on tuples in tuples, kept here too: hashing them is an unguarded recursion in C."""
-        inner = [self._heights.get(id(item), 1) for item in values if type(item) is tuple]
+        inner = [self._heights.get(id(item), 1) for item in values if isinstance(item, tuple)]
         if not inner:
             return
         height = 1 + max(inner)
@@ -190,8 +196,15 @@ class TreeDecoder:
             self._built[waiting] = _UNMET
         return value
 
-    def _put(self, target: list[object] | dict[object, object], place: object, node: object, depth: int) -> None:
+    def _put(self, target: object, place: object, node: object, depth: int) -> None:
         cast("dict[object, object]", target)[place] = self.build(node, depth)
+
+
+def _rarer(kind: int) -> Make | None:
+    # Loaded when first needed: the modules of these types would slow the start of every worker.
+    from secfarm.task import codec_records, codec_types
+
+    return codec_records.make_record if kind == RECORD else codec_types.MAKERS.get(kind)
 
 
 def _list(walk: TreeDecoder, node: Node, depth: int) -> list[object]:
@@ -254,8 +267,26 @@ def _text(node: Node) -> str:
     return payload(node).decode("utf-8", "surrogatepass")
 
 
+def whole(node: object) -> int:
+    """Return an int from its msgpack form or its node."""
+    if type(node) is int:
+        return node
+    if type(node) is list and node[:1] == [INT]:
+        return _int(node)
+    raise Malformed("an int is needed here")
+
+
+def text(node: object) -> str:
+    """Return a str from its msgpack form or its node."""
+    if type(node) is str:
+        return node
+    if type(node) is list and node[:1] == [TEXT]:
+        return _text(node)
+    raise Malformed("a text is needed here")
+
+
 LEAVES: Final[dict[int, Callable[[Node], object]]] = {INT: _int, TEXT: _text}
-CONTAINERS: Final[dict[int, Callable[[TreeDecoder, Node, int], object]]] = {
+CONTAINERS: Final[dict[int, Make]] = {
     LIST: _list,
     TUPLE: _tuple,
     MAP: _map,

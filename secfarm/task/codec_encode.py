@@ -6,7 +6,7 @@ The result holds nothing but what msgpack carries exactly. No code of the value'
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_kinds import (
@@ -14,6 +14,7 @@ from secfarm.task.codec_kinds import (
     INT,
     LIST,
     MAP,
+    MAX_CLASSES,
     PAIRS,
     REF,
     SCALARS,
@@ -23,9 +24,13 @@ from secfarm.task.codec_kinds import (
     CannotTravel,
     Node,
     kinds_of,
+    shown,
 )
 
-__all__ = ["TreeEncoder"]
+__all__ = ["Fill", "TreeEncoder", "int_node", "text_node"]
+
+# Fills the empty node of a value that stands at a depth.
+Fill: TypeAlias = "Callable[[TreeEncoder, Node, object, int], None]"
 
 _NARROW: Final = SCALARS - {int, str}
 _SHOWN_CHARS: Final = 40  # of a key in an error's path
@@ -39,22 +44,24 @@ class TreeEncoder:
         wide: whether ints over 64 bits and texts with lone surrogates are looked for, item by item.
     """
 
-    __slots__ = ("_flat", "_heights", "_kept", "_nodes", "_slots", "classes")
+    __slots__ = ("_classes", "_flat", "_heights", "_nodes", "_slots")
 
     def __init__(self, *, wide: bool = False) -> None:
         self._flat = _NARROW if wide else SCALARS
-        self._nodes: dict[int, Node] = {}  # by id of the value
+        self._nodes: dict[int, tuple[Node, object]] = {}  # by id; the value is held, so that its id stays its own
         self._slots: dict[int, int] = {}  # id of a value met twice: its place in the table
         self._heights: dict[int, int] = {}  # of tuples that hold tuples
-        self._kept: list[object] = []  # made here: an id must not be given to another object meanwhile
+        self._classes: dict[tuple[object, ...], int] = {}
 
     def finish(self, root: object) -> list[object]:
-        """Return `[root]` or `[root, table]`: nodes that were met twice move into the table."""
+        """Return `[root]`, `[root, table]` or `[root, table, classes]`; nodes met twice move into the table."""
         table: list[object] = []
         for ident in self._slots:
-            node = self._nodes[ident]
+            node, _ = self._nodes[ident]
             table.append(node.copy())
             node[:] = (REF, len(table) - 1)
+        if self._classes:
+            return [root, table, list(self._classes)]
         return [root, table] if table else [root]
 
     def node(self, value: object, depth: int) -> object:
@@ -68,17 +75,31 @@ class TreeEncoder:
             return value
         if (leaf := LEAVES.get(kind)) is not None:
             return leaf(value)
-        if (fill := CONTAINERS.get(kind)) is None:
-            raise CannotTravel(f"is of type {kind.__module__}.{kind.__qualname__}, which has no wire form")
         ident = id(value)
         if ident in self._nodes:
             return [REF, self._slots.setdefault(ident, len(self._slots))]
+        fill = CONTAINERS.get(kind) or _rarer(kind)
         if depth >= MAX_DEPTH:
             raise CannotTravel(_TOO_DEEP)
         node: Node = []
-        self._nodes[ident] = node
+        self._nodes[ident] = node, value
         fill(self, node, value, depth + 1)
         return node
+
+    def within(self, value: object, depth: int, step: str) -> object:
+        """Return the node of a part; `step` names it in an error's path."""
+        try:
+            return self.node(value, depth)
+        except CannotTravel as trouble:
+            trouble.steps.append(step)
+            raise
+
+    def class_index(self, entry: tuple[object, ...]) -> int:
+        """Return the place of a class's entry in the table of classes."""
+        index = self._classes.setdefault(entry, len(self._classes))
+        if index >= MAX_CLASSES:
+            raise CannotTravel(f"is a record of one class more than the {MAX_CLASSES} that a value may hold")
+        return index
 
     def items(self, node: Node, values: Collection[object], depth: int, *, step: str = "[{}]") -> None:
         """Append the nodes of `values`; `step` names one of them in an error's path."""
@@ -116,23 +137,15 @@ class TreeEncoder:
     def pairs(self, node: Node, value: dict[object, object], depth: int) -> None:
         """Append key, value, key, value, ..."""
         for key, item in value.items():
-            try:
-                node.append(self.node(key, depth))
-            except CannotTravel as trouble:
-                trouble.steps.append(f".keys()[{(len(node) - 1) // 2}]")
-                raise
-            try:
-                node.append(self.node(item, depth))
-            except CannotTravel as trouble:
-                trouble.steps.append(f"[{_shown(key)}]")
-                raise
+            node.append(self.within(key, depth, f".keys()[{(len(node) - 1) // 2}]"))
+            node.append(self.within(item, depth, f"[{_shown(key)}]"))
 
     def note_height(self, values: tuple[object, ...]) -> None:
         """Bound how deep tuples stand in tuples, through shared ones too.
 
         Hashing a tuple is a recursion in C that Python does not guard.
         """
-        inner = [self._heights.get(id(item), 1) for item in values if type(item) is tuple]
+        inner = [self._heights.get(id(item), 1) for item in values if isinstance(item, tuple)]
         if not inner:
             return
         height = 1 + max(inner)
@@ -144,9 +157,19 @@ class TreeEncoder:
 def _shown(key: object) -> str:
     """A scalar key as its user wrote it, any other by its type: no `__repr__` of a user runs here."""
     if type(key) not in SCALARS:
-        return f"<{type(key).__qualname__}>"
+        return f"<{shown(type(key))}>"
     text = repr(key)
+    if type(key) is str:
+        text = text[1:-1].replace("\\'", "'").replace('"', '\\"')
+        text = f'"{text}"'
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+def _rarer(kind: type) -> Fill:
+    # Loaded when first needed: the modules of these types would slow the start of every worker.
+    from secfarm.task import codec_records, codec_types
+
+    return codec_types.FILLS.get(kind) or codec_records.fill_for(kind)
 
 
 def _list(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
@@ -170,14 +193,16 @@ def _dict(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
     walk.mapping(node, cast("dict[object, object]", value), depth)
 
 
-def _int(value: object) -> object:
+def int_node(value: object) -> object:
+    """An int, or the node of one that msgpack has no room for."""
     number = cast("int", value)
     if -(1 << 63) <= number < 1 << 64:
         return number
     return [INT, number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)]
 
 
-def _text(value: object) -> object:
+def text_node(value: object) -> object:
+    """A str, or the node of one with lone surrogates."""
     text = cast("str", value)
     try:
         text.encode()
@@ -186,8 +211,8 @@ def _text(value: object) -> object:
     return text
 
 
-LEAVES: Final[dict[type, Callable[[object], object]]] = {int: _int, str: _text}
-CONTAINERS: Final[dict[type, Callable[[TreeEncoder, Node, object, int], None]]] = {
+LEAVES: Final[dict[type, Callable[[object], object]]] = {int: int_node, str: text_node}
+CONTAINERS: Final[dict[type, Fill]] = {
     list: _list,
     tuple: _tuple,
     set: _set,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, TypeAlias
 
-__all__ = ["SCALARS", "CannotTravel", "Malformed", "Node", "kinds_of"]
+__all__ = ["SCALARS", "CannotTravel", "Malformed", "Node", "kinds_of", "shown"]
 
 # A typed node on the wire: a msgpack array whose first item is its kind.
 Node: TypeAlias = "list[object]"
@@ -28,8 +28,39 @@ SET: Final = 5
 FROZENSET: Final = 6
 INT: Final = 7  # one that needs more than 64 bits: two's complement, big-endian
 TEXT: Final = 8  # str with lone surrogates: UTF-8, surrogates encoded like other code points
+RECORD: Final = 9  # index into the table of classes, then the fields' values
+
+COMPLEX: Final = 16
+BYTEARRAY: Final = 17
+MEMORYVIEW: Final = 18
+RANGE: Final = 19
+SLICE: Final = 20
+ELLIPSIS: Final = 21
+NOT_IMPLEMENTED: Final = 22
+DATE: Final = 24
+TIME: Final = 25
+DATETIME: Final = 26
+TIMEDELTA: Final = 27
+TIMEZONE: Final = 28
+ZONEINFO: Final = 29
+DECIMAL: Final = 32
+FRACTION: Final = 33
+UUID: Final = 34
+PATH: Final = 35
+IP: Final = 36
+PATTERN: Final = 37
+ARRAY: Final = 40
+DEQUE: Final = 41
+ORDERED_DICT: Final = 42
+DEFAULT_DICT: Final = 43
+COUNTER: Final = 44
+NAMESPACE: Final = 45
 
 _LONG: Final = 256  # items from which counting one type beats collecting all
+
+
+MAX_CLASSES: Final = 1024  # of records in one value: each unknown one costs the receiver a class, about 1 KiB
+MAX_PATTERN_CHARS: Final = 64 << 10  # compiling a regular expression costs far more than reading it
 
 
 class CannotTravel(Exception):  # noqa: N818 - never leaves the codec; it becomes ValueTransferError there
@@ -43,6 +74,11 @@ class CannotTravel(Exception):  # noqa: N818 - never leaves the codec; it become
 
 class Malformed(Exception):  # noqa: N818 - never leaves the codec; it becomes ProtocolError there
     """Bytes that no encoder of ours makes."""
+
+
+def shown(kind: type) -> str:
+    """The name of a type for a message."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def kinds_of(values: Collection[object]) -> frozenset[type]:

@@ -58,24 +58,24 @@ class Order(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     request_id: int  # the answer carries it
 
 
-class Cancel(Order, tag=0):
+class Cancel(Order, frozen=True, tag=0):
     """Take back these tasks; running ones are killed. Only tasks of one's own principal are found."""
 
     task_ids: tuple[bytes, ...]
 
 
-class Kill(Order, tag=1):
+class Kill(Order, frozen=True, tag=1):
     """Kill the running tasks of a category in this session (lparallel's kill-tasks)."""
 
     category: str
     dry_run: bool = False
 
 
-class EndServer(Order, tag=2):
+class EndServer(Order, frozen=True, tag=2):
     """No new connections; those in progress finish."""
 
 
-class Status(Order, tag=3):
+class Status(Order, frozen=True, tag=3):
     """Workers, sessions and queues, for those with the admin grant."""
 
 

@@ -52,6 +52,7 @@ class RefusedCall:
 
     task_id: bytes
     error: VerifyError
+    arguments: bytes | Blob  # a large value is sent all the same: whoever receives it must expect it
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +311,7 @@ def judge_calls(
                 continue
             except PolicyError as problem:
                 error = problem
-        refused.append(RefusedCall(call.task_id, error))
+        refused.append(RefusedCall(call.task_id, error, call.arguments))
     return tuple(accepted), tuple(refused)
 
 

@@ -68,6 +68,9 @@ class BlobInbox:
         if blob is None or blob.digest != chunk.digest:
             raise ProtocolError("a chunk of a value that nobody announced, or inside another value")
         self._length += len(chunk.data)
+        if len(chunk.data) != CHUNK_BYTES and self._length != blob.size_bytes:
+            # Many tiny chunks would cost many times the memory of the value that they make up.
+            raise ProtocolError(f"a chunk of {len(chunk.data)} bytes; all but a value's last have {CHUNK_BYTES}")
         if chunk.offset != self._length - len(chunk.data) or self._length > blob.size_bytes:
             raise ProtocolError(f"a chunk at offset {chunk.offset} is out of order or runs past the announced size")
         self._hash.update(chunk.data)

@@ -27,7 +27,7 @@ def store() -> TrustStore:
     """Ada may, Old could until 2001, FileSigner only signs files, Revoked lost its key, Eve is nobody."""
     text = "\n".join(
         [
-            f"ada {ADA.public.openssh()}",
+            f'ada namespaces="task@secfarm" {ADA.public.openssh()}',
             f'old valid-before="20010101" {OLD.public.openssh()}',
             f'files namespaces="file" {FILE_SIGNER.public.openssh()}',
             f"revoked {REVOKED.public.openssh()}",

@@ -510,6 +510,8 @@ def test_nothing_is_sent_or_known_before_the_handshake() -> None:
     client = client_session("ed25519", End.INITIATOR)
     with pytest.raises(ProtocolError):
         client.session_id  # noqa: B018 - the property raises
+    with pytest.raises(ProtocolError, match="by the session itself"):
+        client.send(messages_of(hello())[0])
     client.start()
     with pytest.raises(ProtocolError):
         client.send(Submit(b"early"))

@@ -1,0 +1,182 @@
+"""A crew: what one session has of the pool. Its workers, its waiting calls, its broadcasts.
+
+Every new worker of a crew runs the broadcasts first. Idea of the categories, and of killing a worker to kill its task:
+lparallel's kernel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from secfarm.task.payload import Priority
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from secfarm.run.pool import WorkerPool
+    from secfarm.run.process import WorkerProcess
+    from secfarm.task.outcome import Done, ErrorRecord
+    from secfarm.task.payload import ProgramText
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One call on its way through the pool; `report` is called once with what became of it."""
+
+    key: bytes
+    text: ProgramText
+    arguments: bytes
+    values: bytes | None
+    report: Callable[[Done], None]
+    category: str = "default"
+    priority: Priority = Priority.DEFAULT
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    cpu_s: float | None = None
+    output_bytes: int = 1 << 20
+    broadcast: bool = False
+    spread: bool = False
+    number: int = 0
+    began_s: float = 0.0
+    carried_text: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Broadcast:
+    """A call that every worker of the crew runs; `values` are the reports of those that have."""
+
+    work: Work
+    wanted: int
+    values: list[Done] = field(default_factory=list)
+    finished: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker process with its crew and the calls in its pipe, the running one first."""
+
+    process: WorkerProcess
+    crew: Crew | None = None
+    queue: deque[Work] = field(default_factory=deque)
+    programs: set[bytes] = field(default_factory=set)
+    ran: list[Broadcast] = field(default_factory=list)
+    load_s: float = 0.0
+    ready: bool = False
+    hired_s: float = 0.0
+    large: bool = False  # a frame of several packets is in its pipe: nothing may stand behind it
+    stalled: bool = False  # its head takes longer than calls of that program did
+    verdict: tuple[Work, ErrorRecord] | None = None
+    deadline: asyncio.TimerHandle | None = None
+    stall_check: asyncio.TimerHandle | None = None
+
+
+class Crew:
+    """One session's share of the pool. Made by `WorkerPool.crew`."""
+
+    def __init__(self, pool: WorkerPool, *, single_use: bool) -> None:
+        self._pool = pool
+        self.waiting: tuple[deque[Work], deque[Work]] = (deque(), deque())  # by priority
+        self.workers: list[Worker] = []
+        self.broadcasts: list[Broadcast] = []
+        self.seconds: dict[bytes, float] = {}  # moving average of each program's duration
+        self.single_use = single_use  # a fresh worker for every call
+        self.closing = False
+        self.closed = False
+
+    def submit(self, work: Work) -> None:
+        """Queue a call; it starts when a worker is free."""
+        self.waiting[work.priority].append(work)
+
+    def broadcast(self, work: Work, report: Callable[[list[Done]], None]) -> None:
+        """Run a call once on as many workers as the pool has, now, and on every later worker of this crew first.
+
+        Args:
+            report: called with one `Done` for each worker, or with the first that failed alone.
+        """
+        record = Broadcast(work, self._pool.size)
+
+        def collect(done: Done) -> None:
+            if record.finished:
+                return
+            record.values.append(done)
+            if done.error is not None:
+                self.broadcasts.remove(record)  # what fails, or kills its worker, is not run again in the next one
+                record.finished = True
+                report([done])
+            elif len(record.values) == record.wanted:
+                record.finished = True
+                report(record.values)
+
+        work.report = collect
+        self.broadcasts.append(record)
+
+    def pump(self) -> None:
+        """Start what can be started; call it once after a batch of `submit`."""
+        self._pool.pump(self)
+
+    def cancel(self, work: Work, error: ErrorRecord) -> bool:
+        """Kill `work` if it is running, and return True; its report follows. Else take it back and return False."""
+        for worker in self.workers:
+            if work in worker.queue:
+                self._pool.take_back(worker)
+                if worker.queue and worker.queue[0] is work:
+                    self._pool.kill(worker, error)
+                    return True
+        if work in self.waiting[work.priority]:
+            self.waiting[work.priority].remove(work)
+        return False
+
+    def runs(self, work: Work) -> bool:
+        """Whether a worker has begun `work`, or a broadcast of it is under way."""
+        return any(work in worker.queue for worker in self.workers) or any(
+            record.work is work and not record.finished for record in self.broadcasts
+        )
+
+    def stop_waiting(self) -> None:
+        """Drop the calls that have not begun, without a report."""
+        for worker in self.workers:
+            self._pool.take_back(worker)
+        for queue in self.waiting:
+            queue.clear()
+
+    def close_when_idle(self) -> None:
+        """Close the crew as soon as nothing of it runs."""
+        self.closing = True
+        if not any(worker.queue for worker in self.workers):
+            self.close()
+
+    def kill(self, category: str, error: ErrorRecord, *, dry_run: bool) -> int:
+        """Kill the running calls of a category and return how many there were; waiting ones stay."""
+        hit = [worker for worker in self.workers if worker.queue and worker.queue[0].category == category]
+        if not dry_run:
+            for worker in hit:
+                self._pool.kill(worker, error)
+        return len(hit)
+
+    def categories(self) -> list[str | None]:
+        """The category that each worker of the pool's size is running for this crew; None for an idle one."""
+        running: list[str | None] = [worker.queue[0].category if worker.queue else None for worker in self.workers]
+        return running + [None] * (self._pool.size - len(running))
+
+    def close(self) -> None:
+        """End the crew: its workers are killed, its waiting calls dropped without a report."""
+        self.closed = True
+        for queue in self.waiting:
+            queue.clear()
+        self.broadcasts.clear()
+        self._pool.dismiss(self)
+
+    @property
+    def wants_workers(self) -> bool:
+        """Whether calls or unfinished broadcasts wait."""
+        return bool(self.waiting[0] or self.waiting[1]) or any(not record.finished for record in self.broadcasts)
+
+    def next_waiting(self) -> Work | None:
+        """The call that is to start next."""
+        for queue in self.waiting:
+            if queue:
+                return queue[0]
+        return None
