@@ -64,7 +64,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """A client's config.toml. `key` and `secret` exclude each other."""
+    """A client's config.toml. `key` and `secret` exclude each other; the default `known_servers` need not exist."""
 
     known_servers: Path
     hosts: tuple[Address, ...] = ()
@@ -159,7 +159,7 @@ def load_client_config(path: str | os.PathLike[str] | None, environ: Mapping[str
     elif key is None and secret is None and (home / DEFAULT_KEY_NAME).exists():
         key = home / DEFAULT_KEY_NAME
     config = ClientConfig(
-        known_servers=reader.path("known_servers") or home / "known_servers",
+        known_servers=reader.file("known_servers") or home / "known_servers",
         hosts=hosts,
         key=key,
         secret=secret,

@@ -121,9 +121,5 @@ def task_settings(task: object, options: Options | None) -> Options:
             return _DEFAULT
         return Options(category=category or "default", priority=priority or Priority.DEFAULT)
     own = task.options
-    return Options(
-        own.timeout_s,
-        category or own.category or "default",
-        Priority.DEFAULT if (chosen := priority if priority is not None else own.priority) is None else chosen,
-        own.memory_bytes,
-    )
+    chosen = own.priority if priority is None else priority
+    return Options(own.timeout_s, category or own.category or "default", chosen or Priority.DEFAULT)

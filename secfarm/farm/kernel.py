@@ -24,7 +24,7 @@ from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.task import codec
-from secfarm.task.capture import capture
+from secfarm.task.capture import capture, refuse_values
 from secfarm.task.payload import Priority
 from secfarm.wire.address import Address, parse_address
 
@@ -365,7 +365,7 @@ def _captured(task: object) -> tuple[Program, bytes | None]:
     try:
         return captured.program, codec.encode(list(captured.values))
     except ValueTransferError as error:
-        raise captured.invalid(error) from error
+        raise refuse_values(captured, error, codec.encode) from error
 
 
 def _in_order(futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:

@@ -27,8 +27,8 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
 
     number: int
     program: bytes  # key
-    arguments: bytes | memoryview
-    values: bytes | memoryview | None = None  # captured values, encoded
+    arguments: bytes
+    values: bytes | None = None  # captured values, encoded
     text: ProgramText | None = None  # the program, the first time this worker is to run it
     broadcast: bool = False  # what it defines stays for later calls
     spread: bool = False  # the arguments are a list of argument tuples

@@ -11,17 +11,19 @@ import os
 import resource
 import sys
 import time
+import traceback
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Final
 
-from secfarm.errors import MissingModulesError, ProtocolError, ValueTransferError
-from secfarm.run.compiler import Prepared, format_exception
+from secfarm.errors import MissingModulesError, ProtocolError, SecfarmError
+from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.program import decode_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 _NEVER_PRINTED: Final = ""
 
@@ -42,31 +44,39 @@ class Worker:
         value, error = None, None
         try:
             value = codec.encode(self._result(call))
-        except MemoryError as raised:
-            error = _resource(call, raised)
-        except MissingModulesError as raised:
-            version = ".".join(map(str, sys.version_info[:3]))
-            error = ErrorRecord(raised.code, str(raised), modules=raised.modules, python_version=version)
-        except (ValueTransferError, ProtocolError) as raised:
-            # Ours, about arguments or the result; the same types raised by a task arrive as _TaskRaised.
-            error = ErrorRecord(raised.code, str(raised))
-        except _TaskRaisedError as raised:
-            error = _raised(call, raised.cause)
-        except BaseException as raised:  # noqa: BLE001 a failing import or compile is the task's failure, not the worker's
-            error = _raised(call, raised)
+        except BaseException as raised:  # noqa: BLE001 - SystemExit in a task is the task's end, not the worker's
+            error = _record(call, raised)
         return Done(call.number, value, error, started_s, time.time(), output.text())
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
-        function = prepared.bind(() if call.values is None else _values(call.values), self._inherited)
-        args, kwargs = codec.decode_call(call.arguments)
+        values = () if call.values is None else _values(call.values)
+        if not call.spread:
+            args, kwargs = codec.decode_call(call.arguments)
+            return self._call(prepared, values, call.broadcast, args, kwargs)
+        (items,), _ = codec.decode_call(call.arguments)
+        if not isinstance(items, list):
+            raise ProtocolError("the arguments to be spread are not a list")
+        return [self._call(prepared, values, call.broadcast, args, {}) for args in items]
+
+    def _call(
+        self,
+        prepared: Prepared,
+        values: Sequence[object],
+        broadcast: bool,  # noqa: FBT001
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> object:
+        function = prepared.bind(values, self._inherited)
         try:
             result = function(*args, **kwargs)
-            if prepared.finish is not None:
-                result = prepared.finish(result)
+            if isinstance(result, GeneratorType):
+                result = list(result)
+            elif isinstance(result, CoroutineType):
+                result = _run_coroutine(result)
         except BaseException as error:
-            raise _TaskRaisedError(error) from None
-        if call.broadcast:
+            raise _TaskRaisedError(prepared, error) from None
+        if broadcast:
             self._inherited.update(prepared.defined())
         return result
 
@@ -82,9 +92,33 @@ class Worker:
 class _TaskRaisedError(Exception):
     """Carries what the user's code raised past the handlers for our own errors."""
 
-    def __init__(self, cause: BaseException) -> None:
+    def __init__(self, prepared: Prepared, cause: BaseException) -> None:
         super().__init__()
+        self.prepared = prepared
         self.cause = cause
+
+
+def _record(call: Run, error: BaseException) -> ErrorRecord:
+    """Return what the client hears of an error."""
+    cause = error.cause if isinstance(error, _TaskRaisedError) else error
+    if isinstance(cause, MemoryError) and call.memory_bytes is not None:
+        report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
+        return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
+    if isinstance(error, _TaskRaisedError):
+        return ErrorRecord("raised", *error.prepared.format_exception(cause))
+    if isinstance(error, MissingModulesError):
+        return ErrorRecord(error.code, str(error), modules=error.modules, python_version=error.python_version)
+    if isinstance(error, SecfarmError):
+        return ErrorRecord(error.code, str(error))
+    # Importing or compiling what the task names failed before it was called.
+    report = "".join(traceback.format_exception_only(error)).strip()
+    return ErrorRecord("raised", report, report, type(error).__qualname__)
+
+
+def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:
+    import asyncio
+
+    return asyncio.run(coroutine)
 
 
 class _Output(io.TextIOBase):
@@ -113,7 +147,7 @@ class _Output(io.TextIOBase):
         return f"{kept}\n[{dropped} more characters were printed and dropped]" if dropped > 0 else kept
 
 
-def _values(encoded: bytes | memoryview) -> list[object]:
+def _values(encoded: bytes) -> list[object]:
     values = codec.decode(encoded)
     if not isinstance(values, list):
         raise ProtocolError("the captured values are not a list")
@@ -128,20 +162,6 @@ def _limit(call: Run) -> None:
     if call.cpu_s is not None:
         spent = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent + call.cpu_s) + 1, resource.RLIM_INFINITY))
-
-
-def _resource(call: Run, raised: MemoryError) -> ErrorRecord:
-    if call.memory_bytes is None:
-        return _raised(call, raised)
-    report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
-    return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
-
-
-def _raised(call: Run, error: BaseException) -> ErrorRecord:
-    if isinstance(error, MemoryError) and call.memory_bytes is not None:
-        return _resource(call, error)
-    report, description, remote_type = format_exception(error)
-    return ErrorRecord("raised", report, description, remote_type)
 
 
 def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:

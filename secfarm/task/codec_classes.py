@@ -13,17 +13,20 @@ import operator
 import reprlib
 import sys
 import types
-from collections.abc import Iterable
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from secfarm.task.codec_kinds import CannotTravel, Malformed, shown
+from secfarm.task.codec_encode import TreeEncoder
+from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
 
-__all__ = ["ClassName", "Form", "Placeholder", "Shape", "class_for", "form_of"]
+__all__ = ["ClassName", "Form", "Placeholder", "Shape", "class_for", "form_of", "note_sent", "open_record", "slots_of"]
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _HOOKS: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
-_DATACLASS_HOOKS: Final = frozenset({"_dataclass_getstate", "_dataclass_setstate"})
+_NO_HOOK: Final = ""
+_NO_CODE: Final = frozenset(
+    {_NO_HOOK, "_dataclass_getstate", "_dataclass_setstate"}
+)  # the latter of slotted dataclasses
 _MIXINS: Final[dict[str, type]] = {"int": int, "str": str}
 
 
@@ -59,13 +62,15 @@ class Form:
     """How records of one class are read and made.
 
     Attributes:
-        slots: descriptors of `__slots__`, by name.
-        base: built-in that makes a new instance: `object`, `tuple`, an exception.
+        base: built-in that makes a new instance: `object`, `tuple`, an exception; of an enum, what its members are too.
+        slotted: whether some attributes are in `__slots__`. The descriptors are not kept: they keep their class alive.
+        stand_in: whether it is a class of ours, in place of one that is not at hand.
     """
 
     name: ClassName
-    slots: dict[str, types.MemberDescriptorType]
     base: type
+    slotted: bool = False
+    stand_in: bool = False
 
 
 class Placeholder:
@@ -74,6 +79,17 @@ class Placeholder:
     @reprlib.recursive_repr()
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__module__}.{type(self).__qualname__}({fields})"
+
+
+class TuplePlaceholder(Placeholder):
+    """One of a named tuple; a tuple too."""
+
+    _fields: tuple[str, ...]
+
+    @reprlib.recursive_repr()
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
         return f"{type(self).__module__}.{type(self).__qualname__}({fields})"
 
 
@@ -106,9 +122,31 @@ def form_of(kind: type) -> Form:
     return form
 
 
+def slots_of(kind: type) -> dict[str, types.MemberDescriptorType]:
+    """Return the descriptors of the class's `__slots__`, by name."""
+    return {
+        attribute: member
+        for ancestor in reversed(kind.__mro__)
+        if ancestor.__flags__ & _HEAP_TYPE
+        for attribute, member in vars(ancestor).items()
+        if type(member) is types.MemberDescriptorType
+    }
+
+
 def note_sent(form: Form, kind: type) -> None:
     """Remember that `kind` is what `form.name` means when it comes back."""
-    _sent.setdefault(form.name, kind)
+    if not form.stand_in:
+        _sent.setdefault(form.name, kind)
+
+
+def open_record(walk: TreeEncoder, node: Node, name: ClassName, fields: tuple[str, ...]) -> None:
+    """Begin a record's node."""
+    entry = (name.module, name.qualname, name.generation, int(name.shape), name.base, fields)
+    try:
+        "".join((name.module, name.qualname, *fields)).encode()
+    except UnicodeEncodeError:
+        raise CannotTravel("is of a class with names that are no text") from None
+    node += (RECORD, walk.class_index(entry))
 
 
 def class_for(name: ClassName, fields: tuple[str, ...]) -> type:
@@ -125,14 +163,7 @@ def _form(kind: type) -> Form:
     name = ClassName(module, qualname, 0, shape, label)
     if _named(module, qualname) is not kind or _sent.get(name, kind) is not kind:
         name = dataclasses.replace(name, generation=next(_generations))
-    slots = {
-        attribute: member
-        for ancestor in reversed(kind.__mro__)
-        if ancestor.__flags__ & _HEAP_TYPE
-        for attribute, member in vars(ancestor).items()
-        if type(member) is types.MemberDescriptorType
-    }
-    return Form(name, slots, base)
+    return Form(name, base, slotted=bool(slots_of(kind)))
 
 
 def _shape(kind: type) -> tuple[Shape, type]:
@@ -141,28 +172,29 @@ def _shape(kind: type) -> tuple[Shape, type]:
         member_type = getattr(kind, "_member_type_", object)
         return Shape.ENUM, member_type if member_type in _MIXINS.values() else object
     if issubclass(kind, BaseException):
-        return Shape.EXCEPTION, next(ancestor for ancestor in mro if ancestor.__module__ == "builtins")
-    own = [ancestor for ancestor in mro if ancestor.__flags__ & _HEAP_TYPE]
-    builtin = mro[len(own) :]
-    _refuse_hooks(kind, own)
-    if builtin == (tuple, object) and _is_names(getattr(kind, "_fields", None)):
+        return Shape.EXCEPTION, _made_in_c(kind)
+    if (base := _made_in_c(kind)) is tuple and _is_names(getattr(kind, "_fields", None)):
         return Shape.NAMED_TUPLE, tuple
-    if builtin != (object,):
-        raise CannotTravel(f"is of type {shown(kind)}, {_why_not(own, builtin)}")
+    if base is not object or kind is object:
+        raise CannotTravel(f"is of type {shown(kind)}, {_why_not(kind, base)}")
+    for ancestor in mro[:-1]:
+        for hook in _HOOKS:
+            if getattr(vars(ancestor).get(hook), "__name__", _NO_HOOK) not in _NO_CODE:
+                raise CannotTravel(f"is of type {shown(kind)}, which has a {hook} of its own; send its parts instead")
     return (Shape.PLAIN if kind.__eq__ is object.__eq__ else Shape.VALUE), object
 
 
-def _why_not(own: list[type], builtin: tuple[type, ...]) -> str:
-    if not own:
+def _made_in_c(kind: type) -> type:
+    """Return the ancestor that decides an instance's layout, whose `__new__` must make it."""
+    while kind.__flags__ & _HEAP_TYPE and kind.__base__ is not None:
+        kind = kind.__base__
+    return kind
+
+
+def _why_not(kind: type, base: type) -> str:
+    if base is kind:
         return "which has no wire form"
-    return f"a subclass of {shown(builtin[0])}, which would lose its type; convert it, or send its parts"
-
-
-def _refuse_hooks(kind: type, own: list[type]) -> None:
-    for hook in _HOOKS:
-        found = next((vars(ancestor)[hook] for ancestor in own if hook in vars(ancestor)), None)
-        if found is not None and getattr(found, "__name__", "") not in _DATACLASS_HOOKS and kind is not tuple:
-            raise CannotTravel(f"is of type {shown(kind)}, which is copied by its own {hook}; send its parts instead")
+    return f"a subclass of {shown(base)}, which would lose its type; convert it, or send its parts"
 
 
 def _is_names(names: object) -> bool:
@@ -179,30 +211,30 @@ def _named(module: str, qualname: str) -> object:
     return found
 
 
-def _loaded(name: ClassName, fields: Iterable[str]) -> type | None:
+def _loaded(name: ClassName, fields: tuple[str, ...]) -> type | None:
     """Return the class when it is loaded and is one whose records hold nothing but data.
 
     Plain classes are not made from a peer's word: a `__del__` of one may delete a file that a field names.
     """
-    if name.generation or name.shape is Shape.PLAIN:
-        return None
     found = _named(name.module, name.qualname)
-    if not isinstance(found, type) or hasattr(found, "__del__"):
+    if not isinstance(found, type) or name.generation or any("__del__" in vars(ancestor) for ancestor in found.__mro__):
         return None
     try:
-        if form_of(found).name != name:
-            return None
+        fits = form_of(found).name == name
     except CannotTravel:
         return None
-    if dataclasses.is_dataclass(found):
-        needed = {field.name for field in dataclasses.fields(found)}
-    elif name.shape is Shape.NAMED_TUPLE:
-        return found if tuple(fields) == getattr(found, "_fields", None) else None
-    elif name.shape is Shape.VALUE:
-        return None
-    else:
-        return found
-    return found if needed <= set(fields) else None
+    match name.shape:
+        case Shape.PLAIN:
+            fits = False
+        case Shape.VALUE:
+            fits = fits and dataclasses.is_dataclass(found) and _declared(found) <= set(fields)
+        case Shape.NAMED_TUPLE:
+            fits = fits and fields == getattr(found, "_fields", None)
+    return found if fits else None
+
+
+def _declared(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _placeholder(name: ClassName, fields: tuple[str, ...]) -> type:
@@ -213,8 +245,7 @@ def _placeholder(name: ClassName, fields: tuple[str, ...]) -> type:
         bases, members = _ancestry(name, fields)
         members |= {"__module__": name.module, "__qualname__": name.qualname}
         made = _placeholders[key] = type(name.qualname.rpartition(".")[2], bases, members)
-        slots: dict[str, types.MemberDescriptorType] = {}
-        _forms[made] = Form(name, slots, next(base for base in bases if base is not Placeholder))
+        _forms[made] = Form(name, _made_in_c(made), stand_in=True)
     return made
 
 
@@ -229,7 +260,7 @@ def _ancestry(name: ClassName, fields: tuple[str, ...]) -> tuple[tuple[type, ...
             if not all(field.isidentifier() and not field.startswith("__") for field in fields):
                 raise Malformed("that is no name of a tuple's field")
             getters = {field: property(operator.itemgetter(at)) for at, field in enumerate(fields)}
-            return (Placeholder, tuple), {"_fields": fields, "__slots__": (), **getters}
+            return (TuplePlaceholder, tuple), {"_fields": fields, **getters}
         case Shape.ENUM if name.base:
             return (Placeholder, _MIXINS[name.base]), {}
         case Shape.PLAIN:

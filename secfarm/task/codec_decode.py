@@ -6,10 +6,10 @@ container holds a tuple that is not complete yet, that place is filled at the en
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_kinds import (
@@ -29,7 +29,7 @@ from secfarm.task.codec_kinds import (
     kinds_of,
 )
 
-__all__ = ["Make", "TreeDecoder", "Underway", "payload", "text", "whole"]
+__all__ = ["Make", "TreeDecoder", "Underway", "parts", "payload", "text", "whole"]
 
 # Makes the value of a node that stands at a depth.
 Make: TypeAlias = "Callable[[TreeDecoder, Node, int], object]"
@@ -68,7 +68,7 @@ class TreeDecoder:
         self._later: list[Callable[[], None]] = []
         self._stuck: dict[int, list[int]] = {}  # slot that is underway: slots that need it
         self._heights: dict[int, int] = {}
-        self._kept: list[tuple[object, ...]] = []  # those in `_heights`: an id must stay theirs
+        self._kept: list[object] = []  # those in `_heights`: an id must stay theirs
 
     def root(self, node: object, depth: int) -> object:
         """Return the value of the root node; `depth` is below 0 where outer levels do not count.
@@ -161,16 +161,16 @@ class TreeDecoder:
         if len(target) != len(nodes) - 1:
             raise Malformed("a set has the same element twice")
 
-    def note_height(self, values: tuple[object, ...]) -> None:
+    def note_height(self, value: object, parts: Iterable[object]) -> None:
         """The encoder's bound on tuples in tuples, kept here too: hashing them is an unguarded recursion in C."""
-        inner = [self._heights.get(id(item), 1) for item in values if isinstance(item, tuple)]
+        inner = [self._heights.get(id(item), 1) for item in parts if isinstance(item, tuple | slice)]
         if not inner:
             return
         height = 1 + max(inner)
         if height > MAX_DEPTH:
             raise Malformed(f"tuples are nested deeper than {MAX_DEPTH}")
-        self._heights[id(values)] = height
-        self._kept.append(values)
+        self._heights[id(value)] = height
+        self._kept.append(value)
 
     def _shared(self, node: Node, depth: int) -> object:
         slot = node[1] if len(node) == 2 else None  # noqa: PLR2004 - kind and slot
@@ -216,7 +216,7 @@ def _list(walk: TreeDecoder, node: Node, depth: int) -> list[object]:
 
 def _tuple(walk: TreeDecoder, node: Node, depth: int) -> tuple[object, ...]:
     made = tuple(walk.items(node, depth))
-    walk.note_height(made)
+    walk.note_height(made, made)
     return made
 
 
@@ -265,6 +265,13 @@ def _int(node: Node) -> int:
 
 def _text(node: Node) -> str:
     return payload(node).decode("utf-8", "surrogatepass")
+
+
+def parts(node: Node, count: int) -> list[Any]:
+    """Return the node's items after its kind; whether they are of the right types, who asks finds out."""
+    if len(node) != count + 1:
+        raise Malformed(f"a node of kind {node[0]} has {count} items")
+    return node[1:]
 
 
 def whole(node: object) -> int:

@@ -5,7 +5,7 @@ The result holds nothing but what msgpack carries exactly. No code of the value'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
@@ -96,9 +96,11 @@ class TreeEncoder:
 
     def class_index(self, entry: tuple[object, ...]) -> int:
         """Return the place of a class's entry in the table of classes."""
-        index = self._classes.setdefault(entry, len(self._classes))
-        if index >= MAX_CLASSES:
-            raise CannotTravel(f"is a record of one class more than the {MAX_CLASSES} that a value may hold")
+        index = self._classes.get(entry)
+        if index is None:
+            index = self._classes[entry] = len(self._classes)
+            if index >= MAX_CLASSES:
+                raise CannotTravel(f"is a record of one class more than the {MAX_CLASSES} that a value may hold")
         return index
 
     def items(self, node: Node, values: Collection[object], depth: int, *, step: str = "[{}]") -> None:
@@ -140,18 +142,18 @@ class TreeEncoder:
             node.append(self.within(key, depth, f".keys()[{(len(node) - 1) // 2}]"))
             node.append(self.within(item, depth, f"[{_shown(key)}]"))
 
-    def note_height(self, values: tuple[object, ...]) -> None:
-        """Bound how deep tuples stand in tuples, through shared ones too.
+    def note_height(self, value: object, parts: Iterable[object]) -> None:
+        """Bound how deep tuples and slices stand in each other, through shared ones too.
 
-        Hashing a tuple is a recursion in C that Python does not guard.
+        Hashing them is a recursion in C that Python does not guard.
         """
-        inner = [self._heights.get(id(item), 1) for item in values if isinstance(item, tuple)]
+        inner = [self._heights.get(id(item), 1) for item in parts if isinstance(item, tuple | slice)]
         if not inner:
             return
         height = 1 + max(inner)
         if height > MAX_DEPTH:
             raise CannotTravel(_TOO_DEEP)
-        self._heights[id(values)] = height
+        self._heights[id(value)] = height
 
 
 def _shown(key: object) -> str:
@@ -181,7 +183,7 @@ def _tuple(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
     node.append(TUPLE)
     values = cast("tuple[object, ...]", value)
     walk.items(node, values, depth)
-    walk.note_height(values)
+    walk.note_height(values, values)
 
 
 def _set(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:

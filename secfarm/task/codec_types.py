@@ -6,7 +6,6 @@ Each pair of functions stands together: to the node, from the node. Format: docs
 from __future__ import annotations
 
 import array
-import datetime
 import decimal
 import ipaddress
 import pathlib
@@ -14,14 +13,14 @@ import re
 import sys
 import types
 import uuid
-import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final, cast
 
+from secfarm.task import codec_dates
 from secfarm.task import codec_kinds as kind
-from secfarm.task.codec_decode import Make, TreeDecoder, payload, text, whole
+from secfarm.task.codec_decode import Make, TreeDecoder, parts, payload, text, whole
 from secfarm.task.codec_encode import Fill, TreeEncoder, int_node, text_node
 from secfarm.task.codec_kinds import MAX_PATTERN_CHARS, CannotTravel, Malformed, Node, shown
 
@@ -40,20 +39,11 @@ _FACTORIES: Final = {
     made.__name__: made
     for made in (list, dict, set, frozenset, tuple, int, float, complex, bool, str, bytes, bytearray)
 } | {made.__name__: made for made in (deque, OrderedDict, Counter)}
-_FACTORY_NAMES: Final = {factory: name for name, factory in _FACTORIES.items()}
+_FACTORY_NAMES: Final[dict[object, str]] = {factory: name for name, factory in _FACTORIES.items()}
 _VIEW_FORMATS: Final = frozenset("cbB?hHiIlLqQnNfd")
-_REGEX_FLAGS: Final = int(re.A | re.I | re.L | re.M | re.S | re.U | re.X)
-# Also what keeps a key from being a path outside of the zone files; zoneinfo checks that again.
-_ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,3}")
+_REGEX_FLAGS: Final = int(re.ASCII | re.IGNORECASE | re.LOCALE | re.MULTILINE | re.DOTALL | re.UNICODE | re.VERBOSE)
 # Its own: the caller's context may not trap, and would let garbage in as NaN.
 _DECIMALS: Final = decimal.Context(traps=[decimal.InvalidOperation])
-
-
-def _fields(node: Node, count: int) -> list[Any]:
-    """Return the node's items after its kind; what they are, the constructors that get them check."""
-    if len(node) != count + 1:
-        raise Malformed(f"a node of kind {node[0]} has {count} items")
-    return node[1:]
 
 
 # --- scalars of the language -------------------------------------------------------------------------------------
@@ -64,7 +54,7 @@ def _from_complex(_: TreeEncoder, node: Node, value: complex, __: int) -> None:
 
 
 def _to_complex(_: TreeDecoder, node: Node, __: int) -> complex:
-    real, imaginary = _fields(node, 2)
+    real, imaginary = parts(node, 2)
     if type(real) is not float or type(imaginary) is not float:
         raise Malformed("the parts of a complex are floats")
     return complex(real, imaginary)
@@ -80,7 +70,7 @@ def _to_bytearray(_: TreeDecoder, node: Node, __: int) -> bytearray:
 
 def _from_view(_: TreeEncoder, node: Node, value: memoryview, __: int) -> None:
     try:
-        layout, shape, held = value.format, list(value.shape), value.tobytes()
+        layout, shape, held = value.format, list(value.shape or ()), value.tobytes()
         if layout not in _VIEW_FORMATS:
             raise CannotTravel(f"is a memoryview of items {layout!r}, which has no wire form")
         node += (kind.MEMORYVIEW, held, layout, shape, value.readonly)
@@ -100,7 +90,7 @@ def _view(held: bytes | bytearray, layout: str, shape: list[int]) -> memoryview:
 
 
 def _to_view(_: TreeDecoder, node: Node, __: int) -> memoryview:
-    held, layout, shape, readonly = _fields(node, 4)
+    held, layout, shape, readonly = parts(node, 4)
     if type(held) is not bytes or type(shape) is not list or type(readonly) is not bool:
         raise Malformed("a memoryview is bytes, a format, a shape and whether it is read-only")
     return _view(held if readonly else bytearray(held), layout, shape)
@@ -111,17 +101,20 @@ def _from_range(_: TreeEncoder, node: Node, value: range, __: int) -> None:
 
 
 def _to_range(_: TreeDecoder, node: Node, __: int) -> range:
-    return range(*map(whole, _fields(node, 3)))
+    return range(*map(whole, parts(node, 3)))
 
 
 def _from_slice(walk: TreeEncoder, node: Node, value: slice, depth: int) -> None:
     node.append(kind.SLICE)
     node.extend(walk.within(getattr(value, part), depth, f".{part}") for part in ("start", "stop", "step"))
+    walk.note_height(value, (value.start, value.stop, value.step))
 
 
 def _to_slice(walk: TreeDecoder, node: Node, depth: int) -> slice:
-    start, stop, step = (walk.build(item, depth) for item in _fields(node, 3))
-    return slice(start, stop, step)
+    start, stop, step = (walk.build(item, depth) for item in parts(node, 3))
+    made = slice(start, stop, step)
+    walk.note_height(made, (start, stop, step))
+    return made
 
 
 def _from_ellipsis(_: TreeEncoder, node: Node, __: object, ___: int) -> None:
@@ -140,79 +133,6 @@ def _to_not_implemented(_: TreeDecoder, __: Node, ___: int) -> object:
     return NotImplemented
 
 
-# --- dates -------------------------------------------------------------------------------------------------------
-
-
-def _from_date(_: TreeEncoder, node: Node, value: datetime.date, __: int) -> None:
-    node += (kind.DATE, value.year, value.month, value.day)
-
-
-def _to_date(_: TreeDecoder, node: Node, __: int) -> datetime.date:
-    return datetime.date(*_fields(node, 3))
-
-
-def _clock(walk: TreeEncoder, value: datetime.time | datetime.datetime, depth: int) -> Iterable[object]:
-    zone = walk.within(value.tzinfo, depth, ".tzinfo")
-    return value.hour, value.minute, value.second, value.microsecond, value.fold, zone
-
-
-def _from_time(walk: TreeEncoder, node: Node, value: datetime.time, depth: int) -> None:
-    node += (kind.TIME, *_clock(walk, value, depth))
-
-
-def _to_time(walk: TreeDecoder, node: Node, depth: int) -> datetime.time:
-    *clock, fold, zone = _fields(node, 6)
-    return datetime.time(*clock, fold=fold, tzinfo=_zone(walk, zone, depth))
-
-
-def _from_datetime(walk: TreeEncoder, node: Node, value: datetime.datetime, depth: int) -> None:
-    node += (kind.DATETIME, value.year, value.month, value.day, *_clock(walk, value, depth))
-
-
-def _to_datetime(walk: TreeDecoder, node: Node, depth: int) -> datetime.datetime:
-    *clock, fold, zone = _fields(node, 9)
-    return datetime.datetime(*clock, fold=fold, tzinfo=_zone(walk, zone, depth))
-
-
-def _zone(walk: TreeDecoder, node: object, depth: int) -> datetime.tzinfo | None:
-    zone = walk.build(node, depth)
-    if zone is not None and type(zone) not in (datetime.timezone, zoneinfo.ZoneInfo):
-        raise Malformed("a time zone is needed here")
-    return cast("datetime.tzinfo | None", zone)
-
-
-def _from_timedelta(_: TreeEncoder, node: Node, value: datetime.timedelta, __: int) -> None:
-    node += (kind.TIMEDELTA, value.days, value.seconds, value.microseconds)
-
-
-def _to_timedelta(_: TreeDecoder, node: Node, __: int) -> datetime.timedelta:
-    return datetime.timedelta(*map(whole, _fields(node, 3)))
-
-
-def _from_timezone(_: TreeEncoder, node: Node, value: datetime.timezone, __: int) -> None:
-    # The name that was given, if any: only these arguments tell it from the name made of the offset.
-    offset, *name = value.__getinitargs__()  # type: ignore[attr-defined]
-    node += (kind.TIMEZONE, offset.days, offset.seconds, offset.microseconds, *map(text_node, name))
-
-
-def _to_timezone(_: TreeDecoder, node: Node, __: int) -> datetime.timezone:
-    offset = datetime.timedelta(*map(whole, node[1:4]))
-    return datetime.timezone(offset, *map(text, node[4:]))
-
-
-def _from_zoneinfo(_: TreeEncoder, node: Node, value: zoneinfo.ZoneInfo, __: int) -> None:
-    if not value.key or not _ZONE_KEY.fullmatch(value.key):
-        raise CannotTravel(f"is a ZoneInfo with the key {value.key!r}, which no other side could look up")
-    node += (kind.ZONEINFO, value.key)
-
-
-def _to_zoneinfo(_: TreeDecoder, node: Node, __: int) -> zoneinfo.ZoneInfo:
-    (key,) = _fields(node, 1)
-    if not _ZONE_KEY.fullmatch(key):
-        raise Malformed("that is no key of a time zone")
-    return zoneinfo.ZoneInfo(key)
-
-
 # --- numbers, names, patterns ------------------------------------------------------------------------------------
 
 
@@ -221,7 +141,7 @@ def _from_decimal(_: TreeEncoder, node: Node, value: decimal.Decimal, __: int) -
 
 
 def _to_decimal(_: TreeDecoder, node: Node, __: int) -> decimal.Decimal:
-    (digits,) = _fields(node, 1)
+    (digits,) = parts(node, 1)
     return decimal.Decimal(text(digits), _DECIMALS)
 
 
@@ -230,12 +150,12 @@ def _from_fraction(_: TreeEncoder, node: Node, value: Fraction, __: int) -> None
 
 
 def _to_fraction(_: TreeDecoder, node: Node, __: int) -> Fraction:
-    numerator, denominator = map(whole, _fields(node, 2))
+    numerator, denominator = map(whole, parts(node, 2))
     if denominator < 1:
         raise Malformed("the denominator of a fraction is above 0")
     # Not by its constructor: reducing numbers of a peer's choice costs the square of their length.
     made = object.__new__(Fraction)
-    made._numerator, made._denominator = numerator, denominator  # type: ignore[attr-defined]  # noqa: SLF001
+    made._numerator, made._denominator = numerator, denominator  # type: ignore[attr-defined]
     return made
 
 
@@ -244,25 +164,26 @@ def _from_uuid(_: TreeEncoder, node: Node, value: uuid.UUID, __: int) -> None:
 
 
 def _to_uuid(_: TreeDecoder, node: Node, __: int) -> uuid.UUID:
-    held, safe = _fields(node, 2)
+    held, safe = parts(node, 2)
     return uuid.UUID(bytes=held, is_safe=uuid.SafeUUID(safe))
 
 
 def _from_path(_: TreeEncoder, node: Node, value: pathlib.PurePath, __: int) -> None:
-    node += (kind.PATH, _PATHS.index(type(value)), text_node(str(value)))  # type: ignore[arg-type]
+    node += (kind.PATH, _PATHS.index(type(value)), text_node(str(value)))
 
 
 def _to_path(_: TreeDecoder, node: Node, __: int) -> pathlib.PurePath:
-    which, spelt = _fields(node, 2)
-    return _of(_PATHS, which)(text(spelt))
+    which, spelt = parts(node, 2)
+    made: pathlib.PurePath = _of(_PATHS, which)(text(spelt))
+    return made
 
 
 def _from_address(_: TreeEncoder, node: Node, value: object, __: int) -> None:
-    node += (kind.IP, _ADDRESSES.index(type(value)), text_node(str(value)))  # type: ignore[arg-type]
+    node += (kind.IP, _ADDRESSES.index(type(value)), text_node(str(value)))
 
 
 def _to_address(_: TreeDecoder, node: Node, __: int) -> object:
-    which, spelt = _fields(node, 2)
+    which, spelt = parts(node, 2)
     return _of(_ADDRESSES, which)(text(spelt))
 
 
@@ -280,11 +201,11 @@ def _from_pattern(_: TreeEncoder, node: Node, value: re.Pattern[Any], __: int) -
 
 
 def _to_pattern(_: TreeDecoder, node: Node, __: int) -> re.Pattern[Any]:
-    held, flags = _fields(node, 2)
+    held, flags = parts(node, 2)
     pattern: str | bytes = held if type(held) is bytes else text(held)
     if type(flags) is not int or flags & ~_REGEX_FLAGS or len(pattern) > MAX_PATTERN_CHARS:
         raise Malformed("that is no regular expression of ours")
-    return cast("re.Pattern[Any]", re.compile(pattern, flags))
+    return re.compile(pattern, flags)
 
 
 # --- containers --------------------------------------------------------------------------------------------------
@@ -295,7 +216,7 @@ def _from_array(_: TreeEncoder, node: Node, value: array.array[Any], __: int) ->
 
 
 def _to_array(_: TreeDecoder, node: Node, __: int) -> array.array[Any]:
-    typecode, itemsize, held = _fields(node, 3)
+    typecode, itemsize, held = parts(node, 3)
     made: array.array[Any] = array.array(typecode)
     if made.itemsize != itemsize:
         raise Malformed(f"an array of {typecode!r} has items of {made.itemsize} bytes here")
@@ -337,7 +258,7 @@ def _from_mapping(walk: TreeEncoder, node: Node, value: dict[object, object], de
 def _from_defaultdict(walk: TreeEncoder, node: Node, value: defaultdict[object, object], depth: int) -> None:
     factory = value.default_factory
     try:
-        name = None if factory is None else _FACTORY_NAMES[cast("type", factory)]
+        name = None if factory is None else _FACTORY_NAMES[factory]
     except (KeyError, TypeError):
         trouble = CannotTravel(f"is not one of the factories that travel: {', '.join(_FACTORIES)} or None")
         trouble.steps.append(".default_factory")
@@ -375,7 +296,9 @@ def _to_namespace(walk: TreeDecoder, node: Node, depth: int) -> types.SimpleName
     made = types.SimpleNamespace()
     walk.born(node, made)
     fields = cast("dict[object, object]", vars(made))
-    walk.fill_pairs(fields, [node[0], *(text(item) if at % 2 == 0 else item for at, item in enumerate(node[1:]))], depth)
+    walk.fill_pairs(
+        fields, [node[0], *(text(item) if at % 2 == 0 else item for at, item in enumerate(node[1:]))], depth
+    )
     return made
 
 
@@ -390,12 +313,7 @@ _ROWS: Final[tuple[tuple[Any, int, Any, Any], ...]] = (
     (slice, kind.SLICE, _from_slice, _to_slice),
     (type(Ellipsis), kind.ELLIPSIS, _from_ellipsis, _to_ellipsis),
     (type(NotImplemented), kind.NOT_IMPLEMENTED, _from_not_implemented, _to_not_implemented),
-    (datetime.date, kind.DATE, _from_date, _to_date),
-    (datetime.time, kind.TIME, _from_time, _to_time),
-    (datetime.datetime, kind.DATETIME, _from_datetime, _to_datetime),
-    (datetime.timedelta, kind.TIMEDELTA, _from_timedelta, _to_timedelta),
-    (datetime.timezone, kind.TIMEZONE, _from_timezone, _to_timezone),
-    (zoneinfo.ZoneInfo, kind.ZONEINFO, _from_zoneinfo, _to_zoneinfo),
+    *codec_dates.ROWS,
     (decimal.Decimal, kind.DECIMAL, _from_decimal, _to_decimal),
     (Fraction, kind.FRACTION, _from_fraction, _to_fraction),
     (uuid.UUID, kind.UUID, _from_uuid, _to_uuid),

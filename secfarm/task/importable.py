@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from pathlib import Path
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Final
 
@@ -29,7 +30,7 @@ def _installed_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     folders += [*site.getsitepackages(), site.getusersitepackages()]
-    folders.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folders.append(str(Path(__file__).absolute().parents[1]))
     every = {os.path.normpath(folder) for folder in folders} | {os.path.realpath(folder) for folder in folders}
     return tuple(folder + os.sep for folder in every)
 
@@ -39,7 +40,7 @@ def is_installed_file(file: str) -> bool:
     """Whether code of this file is the interpreter's, an installed package's or secfarm's own."""
     if file.startswith("<frozen "):
         return True
-    return os.path.isabs(file) and os.path.normpath(file).startswith(_installed_folders())
+    return Path(file).is_absolute() and os.path.normpath(file).startswith(_installed_folders())
 
 
 def is_installed_module(module: ModuleType) -> bool:
@@ -67,8 +68,8 @@ def submodules(module: ModuleType, words: frozenset[str]) -> Iterator[str]:
     if not hasattr(module, "__path__"):
         return
     for word in sorted(words):
-        below = sys.modules.get(f"{module.__name__}.{word}")
-        if below is not None and vars(module).get(word) is below:
+        below = vars(module).get(word)
+        if isinstance(below, ModuleType) and sys.modules.get(f"{module.__name__}.{word}") is below:
             yield below.__name__
             yield from submodules(below, words)
 
@@ -91,6 +92,8 @@ def import_ref(value: object) -> ImportRef | None:
 
 def _claimed_name(value: object) -> tuple[str, str] | None:
     """Return module and qualified name that `value` says it has; nothing is believed yet."""
+    if not isinstance(value, _NAMED) and not _is_installed_type(type(value)):
+        return None  # the attributes of a user's object are the user's code
     name = getattr(value, "__name__", None)
     owner = getattr(value, "__self__", None)
     if isinstance(value, MethodType | BuiltinMethodType) and not isinstance(owner, ModuleType | None):
@@ -100,10 +103,11 @@ def _claimed_name(value: object) -> tuple[str, str] | None:
     scope = getattr(value, "__objclass__", None)
     if isinstance(scope, type):
         return _pair(scope.__module__, f"{scope.__qualname__}.{name}")
-    if not isinstance(value, FunctionType | BuiltinMethodType | type) and not _is_installed_type(type(value)):
-        return None  # the attributes of a user's object are the user's code
     module = getattr(value, "__module__", None)
     return _pair(module or type(value).__module__, getattr(value, "__qualname__", None) or name)
+
+
+_NAMED: Final = (FunctionType, BuiltinMethodType, MethodType, type)
 
 
 def _is_installed_type(kind: type) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import __future__
 import ast
+import inspect
 import struct
 import threading
 import warnings
@@ -22,13 +23,14 @@ from typing import Final
 from secfarm.errors import InvalidTaskError
 from secfarm.task.program import Function, FunctionKind, Scope, ScopeKind
 
-# The bits of co_flags that change how text is compiled, by the interpreter's own table.
-FUTURE_FLAGS: Final[int] = reduce(
-    or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-)
+# Says that the function stood inside another one and changes nothing at run time.
+_NESTED: Final = inspect.CO_NESTED
 
-# CO_NESTED says that the function stood inside another one and changes nothing at run time.
-_IGNORED_FLAGS: Final = 0x10
+# The bits of co_flags that change how text is compiled, by the interpreter's own table; it gives nested_scopes, which
+# all Pythons have, the bit of CO_NESTED.
+FUTURE_FLAGS: Final[int] = (
+    reduce(or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)) & ~_NESTED
+)
 
 # warnings.catch_warnings() swaps the process's filters: two threads inside it at once would leave them swapped.
 _quiet = threading.Lock()
@@ -201,7 +203,7 @@ def same_code(one: CodeType, other: CodeType) -> str | None:
     for field in _COMPARED:
         if getattr(one, field) != getattr(other, field):
             return f"{field} of {one.co_qualname}"
-    if (one.co_flags ^ other.co_flags) & ~_IGNORED_FLAGS:
+    if (one.co_flags ^ other.co_flags) & ~_NESTED:
         return f"co_flags of {one.co_qualname}"
     if len(one.co_consts) != len(other.co_consts):
         return f"co_consts of {one.co_qualname}"

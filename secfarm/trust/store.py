@@ -157,7 +157,7 @@ def _key(text: str, place: str) -> PublicKey:
 class TrustStore:
     """What the trust files of a server say, ready to be asked. Immutable: a changed file makes a new store."""
 
-    __slots__ = ("_revoked", "_secrets", "_signers")
+    __slots__ = ("_entries", "_revoked", "_secrets", "_signers")
 
     def __init__(
         self,
@@ -170,8 +170,9 @@ class TrustStore:
         Raises:
             TrustFileError: two principals have one secret, so neither could be told from the other.
         """
+        self._entries = tuple(entries)
         self._signers: dict[str, list[AllowedSigner]] = {}
-        for entry in entries:
+        for entry in self._entries:
             if not entry.cert_authority:
                 self._signers.setdefault(entry.key.key_id, []).append(entry)
         self._secrets: dict[str, SharedSecret] = {}
@@ -182,6 +183,11 @@ class TrustStore:
                     f"{other.principal!r} and {secret.principal!r} have the same shared secret; give each its own"
                 )
         self._revoked = frozenset(revoked)
+
+    @property
+    def entries(self) -> tuple[AllowedSigner, ...]:
+        """The lines of `allowed_signers`, in the order given."""
+        return self._entries
 
     @property
     def secrets(self) -> tuple[SharedSecret, ...]:
