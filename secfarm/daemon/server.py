@@ -213,4 +213,6 @@ class Server:
 
     def _expire(self) -> None:
         self.tasks.expire(self.clock())
+        for session in list(self.sessions):
+            session.check_alive()
         self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)

@@ -15,7 +15,13 @@ import msgspec
 
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
-from secfarm.limits import INLINE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_CALLS
+from secfarm.limits import (
+    IDLE_TIMEOUT_S,
+    INLINE_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_CALLS,
+    MAX_PENDING_VALUES_BYTES,
+)
 from secfarm.run.crew import Work
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Blob, Cancel, EndServer, Kill, Status
@@ -75,7 +81,9 @@ class ServerSession:
         self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
         self._finished: list[tuple[Task, Done]] = []  # not yet told
         self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
+        self._unread_bytes = 0  # results that the client has not acknowledged
         self._acknowledged = 0
+        self._heard_s = server.loop.time()
         self._flush_scheduled = False
         self.principal = ""
         self.draining = False
@@ -84,6 +92,7 @@ class ServerSession:
 
     def on_message(self, message: Message | Established) -> None:
         """Take one message of the client (see `net.pump.Listener`)."""
+        self._heard_s = self._server.loop.time()
         match message:
             case Submit():
                 self._submit(message.envelope)
@@ -187,7 +196,13 @@ class ServerSession:
             self._adopt(known)
             return
         limits = self._limits
-        if len(self._tasks) >= limits.tasks:
+        # What was told and is not acknowledged counts as well, with room for acknowledgements that are on their way.
+        unread = len(self._finished) + len(self._told)
+        if (
+            len(self._tasks) >= limits.tasks
+            or unread >= 2 * limits.tasks
+            or self._unread_bytes > MAX_PENDING_VALUES_BYTES
+        ):
             self._tell_at_once(call.task_id, PolicyError(f"more than {limits.tasks} tasks are outstanding"))
             return
         task = Task(self.principal, call.task_id, self, crew)
@@ -264,14 +279,14 @@ class ServerSession:
         if task.done is None:
             self._tasks.add(task)
         else:
-            self._finished.append((task, task.done))
-            self._flush_soon()
+            self.finished(task, task.done)
 
     # --- outcomes -------------------------------------------------------------------------------------------------
 
     def finished(self, task: Task, done: Done) -> None:
         """Tell the client what became of a task, together with what else finishes in this turn of the loop."""
         self._tasks.discard(task)
+        self._unread_bytes += len(done.value or b"")
         self._finished.append((task, done))
         self._flush_soon()
 
@@ -287,26 +302,31 @@ class ServerSession:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if not self._connection.session.ready:
-            return
+        if not self._connection.session.ready or not self._connection.writable:
+            return  # on_writable comes back to it
         outcomes: list[Outcome] = []
+        large: list[tuple[Blob, bytes]] = []
         size = 0
-        for count, (task, done) in enumerate(self._finished, 1):
+        told, self._finished = self._finished, []
+        for task, done in told:
             value: bytes | Blob | None = done.value
             if done.value is not None and len(done.value) > INLINE_BYTES:
                 value = blob_of(done.value)
+                large.append((value, done.value))
+            else:
+                size += len(done.value or b"")
+            size += len(done.output)
             outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
-            size += 0 if isinstance(value, Blob) else len(value or b"") + len(done.output)
-            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS or count == len(self._finished):
+            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
                 self._connection.send(Results(tuple(outcomes)))
                 outcomes, size = [], 0
-        told = self._finished
-        self._finished = []
-        for task, done in told:
-            self._told.append(task)
-            if done.value is not None and len(done.value) > INLINE_BYTES:
-                self._connection.send_value(blob_of(done.value), done.value)
+        if outcomes:
+            self._connection.send(Results(tuple(outcomes)))
+        for blob, whole in large:
+            self._connection.send_value(blob, whole)
         if told:
+            self._told.extend(task for task, _ in told)
+            self._connection.flush()  # the client need not wait for the record
             codes = {task.task_id.hex(): done.error.code if done.error else "ok" for task, done in told}
             self._server.audit("finished", self._who() | {"outcomes": codes})
         self._leave_if_drained()
@@ -315,7 +335,10 @@ class ServerSession:
         if not self._acknowledged <= count <= self._acknowledged + len(self._told):
             raise ProtocolError(f"{count} outcomes were acknowledged, {self._acknowledged + len(self._told)} were sent")
         while self._acknowledged < count:
-            self._server.tasks.forget(self._told.popleft())
+            task = self._told.popleft()
+            if task.done is not None:
+                self._unread_bytes -= len(task.done.value or b"")
+            self._server.tasks.forget(task)
             self._acknowledged += 1
 
     # --- orders ---------------------------------------------------------------------------------------------------
@@ -354,6 +377,11 @@ class ServerSession:
     def _leave_if_drained(self) -> None:
         if self.draining and not self._tasks and not self._finished:
             self._connection.close(Goodbyes.SHUTDOWN)
+
+    def check_alive(self) -> None:
+        """Cut the connection if nothing was heard for long: a living client pings."""
+        if self._server.loop.time() - self._heard_s > IDLE_TIMEOUT_S:
+            self._connection.abort()
 
     def abort(self) -> None:
         """End the connection and everything that runs for it."""

@@ -35,14 +35,15 @@ def read_guarded(path: Path, *, secret: bool, error: type[SecfarmError]) -> byte
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be opened ({_reason(problem)}); nothing was read") from problem
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_status(path, os.fstat(descriptor), secret=secret, error=error)
         for directory in _directories(path):
             _check_directory(path, directory, error)
-        try:
-            content = file.read(MAX_GUARDED_BYTES + 1)
-        except OSError as problem:
-            raise error(f"{path}: cannot be read ({_reason(problem)})") from problem
+        content = _read_some(descriptor, MAX_GUARDED_BYTES + 1)
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({_reason(problem)})") from problem
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_GUARDED_BYTES:
         raise error(f"{path}: over the limit of {MAX_GUARDED_BYTES} bytes; it was not used")
     return content
@@ -58,6 +59,15 @@ def read_guarded_text(path: Path, *, secret: bool, error: type[SecfarmError]) ->
         return read_guarded(path, secret=secret, error=error).decode()
     except UnicodeDecodeError as problem:
         raise error(f"{path}: not UTF-8 text (byte {problem.start}); it was not used") from problem
+
+
+def _read_some(descriptor: int, size_bytes: int) -> bytes:
+    """Return the first `size_bytes` of a file, fewer where it ends before."""
+    pieces: list[bytes] = []
+    while size_bytes > 0 and (piece := os.read(descriptor, size_bytes)):
+        pieces.append(piece)
+        size_bytes -= len(piece)
+    return b"".join(pieces)
 
 
 def write_new(path: Path, content: bytes, *, mode: int, error: type[SecfarmError]) -> None:

@@ -137,7 +137,7 @@ class Dispatch:
         self._broadcasts.append(first)
         return [value for part in parts if isinstance(part, list) for value in part]
 
-    def leave(self, link: Link, seat: Seat, error: ConnectionLostError) -> None:
+    def leave(self, seat: Seat, error: ConnectionLostError) -> None:
         """A session has ended: what had no result is sent again under the same task id, unless that is unwanted."""
         self._seats.pop(seat, None)
         again: list[Submission] = []

@@ -84,7 +84,7 @@ class Kernel(concurrent.futures.Executor):
         parsed = parsed or credentials.hosts
         if not parsed:
             raise KernelCreationError(
-                "no server is named; give addresses, or set SECFARM_HOSTS or `hosts` in config.toml, or use local_kernel()"
+                "no server is named; give addresses, set SECFARM_HOSTS or `hosts` of config.toml, or use local_kernel()"
             )
         self.name = name
         self._closed = False
@@ -168,7 +168,7 @@ class Kernel(concurrent.futures.Executor):
         options = None if timeout_s is None else replace(task_settings(task, None), timeout_s=timeout_s)
         return cast("T", self._submit(task, args, kwargs, options).result())
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T] | str,
         *iterables: Iterable[object],

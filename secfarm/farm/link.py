@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import platform
 import random
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Message, Outcome
 
+_log: Final = logging.getLogger("secfarm")
+_ACKNOWLEDGE_S: Final = 0.01  # after a result
 _BACK_OFF_S: Final = (0.05, 5.0)  # first and longest pause between two attempts
 
 
@@ -85,6 +88,7 @@ class Link:
         self._blobs = BlobInbox()
         self._awaiting: dict[Blob, list[Outcome]] = {}
         self._received = 0
+        self._acknowledging = False
         self._heard_s = time.monotonic()
 
     # --- staying connected ----------------------------------------------------------------------------------------
@@ -103,6 +107,9 @@ class Link:
                     self.joined.set_exception(error)
                     return
             except (OSError, SecfarmError) as error:
+                self.last_error = error
+            except Exception as error:  # noqa: BLE001 - ours; the link must not end in silence
+                _log.exception("an error inside secfarm ended a connection to %s", self.address)
                 self.last_error = error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients, hides nothing
             pause_s = min(2 * pause_s, _BACK_OFF_S[1])
@@ -277,7 +284,7 @@ class Link:
                 future.set_exception(lost)
         self._requests.clear()
         if seat is not None:
-            self._dispatch.leave(self, seat, lost)
+            self._dispatch.leave(seat, lost)
 
     def _results(self, message: Results) -> None:
         seat = self.seat
@@ -306,8 +313,15 @@ class Link:
         self._dispatch.pump_soon()
 
     def _acknowledge(self) -> None:
-        """Tell the server what it may forget: nothing while a large value is on its way."""
-        if not self._awaiting and self._connection is not None:
+        """Tell the server soon what it may forget; not with every result, that would cost each one a message."""
+        if not self._acknowledging:
+            self._acknowledging = True
+            asyncio.get_running_loop().call_later(_ACKNOWLEDGE_S, self._send_received)
+
+    def _send_received(self) -> None:
+        self._acknowledging = False
+        # While a large value is on its way nothing is acknowledged: its arrival comes back to this.
+        if not self._awaiting and self._connection is not None and self._connection.session.ready:
             self._connection.send(Received(self._received))
 
     def _answer(self, message: OrderResult) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from secfarm.errors import AuthError, ConfigError, ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S, MAX_UNAUTHENTICATED, MAX_UNAUTHENTICATED_PER_SOURCE
+from secfarm.net.penalty import Penalties
 from secfarm.wire.address import Address, TcpAddress, UnixAddress, parse_address
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Door:
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: Counter[str] = Counter()
+        self._penalties = Penalties()
         self._accepting: list[asyncio.Task[None]] = []
 
     def open(self, sock: socket.socket) -> None:
@@ -132,16 +134,22 @@ class Door:
                 await asyncio.sleep(0.05)
                 continue
             source = _source(peer)
+            if not self._penalties.is_open(source, loop.time()):
+                peer.close()
+                continue
             if self._waiting.total() >= MAX_UNAUTHENTICATED or self._waiting[source] >= MAX_UNAUTHENTICATED_PER_SOURCE:
-                self._log(
-                    source, AuthError("too many connections are waiting to be authenticated; this one was closed")
-                )
+                self._failed(source, AuthError("too many connections wait to be authenticated; this one was closed"))
                 peer.close()
                 continue
             self._waiting[source] += 1
             task = loop.create_task(self._take(peer, source))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _failed(self, source: str, error: Exception) -> None:
+        """Log a connection that did not become a session, and hold it against its source: so the log is bounded too."""
+        self._penalties.failed(source, asyncio.get_running_loop().time())
+        self._log(source, error)
 
     async def _take(self, peer: socket.socket, source: str) -> None:
         connection = self._make()
@@ -156,11 +164,11 @@ class Door:
                 await asyncio.shield(connection.ready)
         except TimeoutError:
             connection.fail(ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed"))
-            self._log(source, ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s"))
+            self._failed(source, ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s"))
             connection.abort()
             peer.close()
         except (OSError, AuthError, ProtocolError, ConfigError) as error:
-            self._log(source, error)
+            self._failed(source, error)
             connection.abort_soon()
         finally:
             self._waiting[source] -= 1

@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
                 self._listener.on_message(message)
         except SecfarmError as error:
             self.fail(error)
-        except Exception:  # ours, not the peer's: it costs this connection, not the process
+        except Exception:  # noqa: BLE001 - ours, not the peer's: it costs this connection, not the process
             _log.exception("an error inside secfarm ended a connection")
             self.fail(SecfarmError("an error inside secfarm"))
         else:
@@ -114,6 +114,10 @@ class Connection(asyncio.Protocol):
         """Send a large value behind those already on their way, between other messages."""
         self._values.append(chunks(blob, value))
         self.flush_soon()
+
+    def flush(self) -> None:
+        """Write what was said so far."""
+        self._flush()
 
     def flush_soon(self) -> None:
         """Write at the end of this turn of the loop."""

@@ -288,8 +288,8 @@ def _find_callable(name: str) -> Task:
         if part.startswith("_"):
             raise AttributeError(f"{name!r} has a private part; only public names can be called")
         found = getattr(found, part)
-        if isinstance(found, ModuleType):
-            raise AttributeError(
+        if isinstance(found, ModuleType):  # to the caller there is no such name, whatever type it has
+            raise AttributeError(  # noqa: TRY004
                 f"{name!r} goes through the module {found.__name__!r}; name that one's function itself"
             )
     if not callable(found):

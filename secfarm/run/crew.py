@@ -130,10 +130,8 @@ class Crew:
         return False
 
     def runs(self, work: Work) -> bool:
-        """Whether a worker has begun `work`, or a broadcast of it is under way."""
-        return any(work in worker.queue for worker in self.workers) or any(
-            record.work is work and not record.finished for record in self.broadcasts
-        )
+        """Whether a worker has begun `work`."""
+        return any(work in worker.queue for worker in self.workers)
 
     def stop_waiting(self) -> None:
         """Drop the calls that have not begun, without a report."""

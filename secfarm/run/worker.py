@@ -44,7 +44,7 @@ class Worker:
         value, error = None, None
         try:
             value = codec.encode(self._result(call))
-        except BaseException as raised:  # noqa: BLE001 - SystemExit in a task is the task's end, not the worker's
+        except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _record(call, raised)
         return Done(call.number, value, error, started_s, time.time(), output.text())
 
@@ -74,7 +74,7 @@ class Worker:
                 result = list(result)
             elif isinstance(result, CoroutineType):
                 result = _run_coroutine(result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
         if broadcast:
             self._inherited.update(prepared.defined())

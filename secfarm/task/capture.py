@@ -15,7 +15,8 @@ from typing import Final
 from secfarm.errors import InvalidTaskError, ValueTransferError
 from secfarm.task.importable import import_ref, public_name
 from secfarm.task.program import NameProgram, Program, check_name, make_program
-from secfarm.task.resolve import ROOT, Recorded, Watch, resolve
+from secfarm.task.resolve import Recorded, resolve
+from secfarm.task.watch import ROOT, Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from secfarm.errors import ProtocolError, ValueTransferError
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_decode import TreeDecoder
 from secfarm.task.codec_encode import TreeEncoder
-from secfarm.task.codec_kinds import MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, kinds_of
+from secfarm.task.codec_kinds import MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, all_of
 
 __all__ = ["decode", "decode_call", "encode", "encode_call"]
 
@@ -25,6 +25,7 @@ Call: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
 
 _KEYS_OF_KWARGS: Final = frozenset({str})
 _PLAIN: Final = SCALARS | {list, dict}
+_PAIRS: Final = frozenset({tuple, list})
 _CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
 _NO_STACK: Final = "the value cannot be walked: the caller's own calls nearly fill the stack; nothing was sent"
 
@@ -69,7 +70,7 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
         if not kwargs:
             if _is_plain(args, set(), 0):
                 return _encoder.encode((args, kwargs))
-        elif kinds_of(kwargs) == _KEYS_OF_KWARGS:
+        elif all_of(_KEYS_OF_KWARGS, kwargs):
             seen: set[int] = set()
             if _is_plain(args, seen, 0) and _is_plain(kwargs.values(), seen, 0):
                 return _encoder.encode((args, kwargs))
@@ -104,30 +105,28 @@ def decode_call(buffer: Buffer) -> Call:
         return _call_decoder.decode(buffer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
         call = _decode_rest(buffer, -_CALL_LEVELS)
-    match call:
-        case (tuple() as args, dict() as kwargs) if type(call) is tuple and type(args) is tuple:
-            pass
-        case [list() as items, dict() as kwargs] if type(call) is list:
-            args = tuple(items)
-        case _:
-            raise ProtocolError("the bytes are not the arguments of a call: a tuple and a dict")
-    if type(kwargs) is not dict or not kinds_of(kwargs) <= _KEYS_OF_KWARGS:
-        raise ProtocolError("the bytes are not the arguments of a call: names of keyword arguments are texts")
+    # By exact type, not by pattern: a peer may send a range where a sequence is looked for.
+    if type(call) not in _PAIRS or len(cast("list[object]", call)) != 2:  # noqa: PLR2004 - a pair
+        raise ProtocolError("the bytes are not the arguments of a call: a tuple and a dict")
+    args, kwargs = cast("tuple[object, object]", call)
+    if type(args) is list and type(call) is list:
+        args = tuple(args)
+    if type(args) is not tuple or type(kwargs) is not dict or not all_of(_KEYS_OF_KWARGS, kwargs):
+        raise ProtocolError("the bytes are not the arguments of a call: a tuple and a dict with texts for keys")
     return args, kwargs
 
 
 def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
     """Whether msgpack alone carries `values`, which stand inside `depth` containers: exact, unshared, not too deep."""
-    kinds = kinds_of(values)
-    if kinds <= SCALARS:
+    if all_of(SCALARS, values):
         return True
-    if not kinds <= _PLAIN or depth >= MAX_DEPTH:
+    if depth >= MAX_DEPTH or not all_of(_PLAIN, values):
         return False
     for item in values:
         if type(item) is list:
             inside: Collection[object] = item
         elif type(item) is dict:
-            if not kinds_of(item) <= SCALARS:
+            if not all_of(SCALARS, item):
                 return False
             inside = item.values()
         else:
@@ -184,10 +183,9 @@ def _decode_rest(buffer: Buffer, depth: int = 0) -> object:
 
 
 def _check_plain(values: Collection[object], depth: int) -> None:
-    kinds = kinds_of(values)
-    if kinds <= SCALARS:
+    if all_of(SCALARS, values):
         return
-    if not kinds <= _PLAIN:
+    if not all_of(_PLAIN, values):
         raise Malformed("a plain value holds scalars, arrays and maps only")
     if depth >= MAX_DEPTH:
         raise Malformed(f"it is nested deeper than {MAX_DEPTH} containers")
@@ -195,6 +193,6 @@ def _check_plain(values: Collection[object], depth: int) -> None:
         if type(item) is list:
             _check_plain(item, depth + 1)
         elif type(item) is dict:
-            if not kinds_of(item) <= SCALARS:
+            if not all_of(SCALARS, item):
                 raise Malformed("the keys of a map are scalars")
             _check_plain(item.values(), depth + 1)

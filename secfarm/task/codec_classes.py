@@ -151,7 +151,10 @@ def open_record(walk: TreeEncoder, node: Node, name: ClassName, fields: tuple[st
 
 def class_for(name: ClassName, fields: tuple[str, ...]) -> type:
     """Return the class of this name, or one that stands in for it."""
-    return _sent.get(name) or _loaded(name, fields) or _placeholder(name, fields)
+    known = _sent.get(name) or _loaded(name, fields)
+    if known is not None and name.shape is Shape.NAMED_TUPLE and fields != getattr(known, "_fields", None):
+        known = None  # by position, the values would be under other names
+    return known or _placeholder(name, fields)
 
 
 def _form(kind: type) -> Form:
@@ -228,8 +231,6 @@ def _loaded(name: ClassName, fields: tuple[str, ...]) -> type | None:
             fits = False
         case Shape.VALUE:
             fits = fits and dataclasses.is_dataclass(found) and _declared(found) <= set(fields)
-        case Shape.NAMED_TUPLE:
-            fits = fits and fields == getattr(found, "_fields", None)
     return found if fits else None
 
 

@@ -17,6 +17,7 @@ from secfarm.task.codec_kinds import (
     INT,
     LIST,
     MAP,
+    MAX_HEIGHT,
     PAIRS,
     RECORD,
     REF,
@@ -26,7 +27,7 @@ from secfarm.task.codec_kinds import (
     TUPLE,
     Malformed,
     Node,
-    kinds_of,
+    all_of,
 )
 
 __all__ = ["Make", "TreeDecoder", "Underway", "parts", "payload", "text", "whole"]
@@ -88,12 +89,13 @@ class TreeDecoder:
             return node
         if type(node) is not list or not node or type(node[0]) is not int:
             raise Malformed("a typed node is an array that begins with its kind")
-        if (leaf := LEAVES.get(node[0])) is not None:
-            return leaf(node)
-        if node[0] == REF:
-            return self._shared(node, depth)
-        if (make := CONTAINERS.get(node[0]) or _rarer(node[0])) is None:
-            raise Malformed(f"there is no kind {node[0]}")
+        if (make := CONTAINERS.get(node[0])) is None:
+            if node[0] == REF:
+                return self._shared(node, depth)
+            if (leaf := LEAVES.get(node[0])) is not None:
+                return leaf(node)
+            if (make := _rarer(node[0])) is None:
+                raise Malformed(f"there is no kind {node[0]}")
         if depth >= MAX_DEPTH:
             raise Malformed(f"it is nested deeper than {MAX_DEPTH} containers")
         return make(self, node, depth + 1)
@@ -110,11 +112,11 @@ class TreeDecoder:
     def items(self, node: Node, depth: int, *, start: int = 1) -> list[object]:
         """Return the values of the node's items from `start`, for a container that cannot be filled later."""
         items = node[start:]
-        return items if kinds_of(items) <= SCALARS else [self.build(item, depth) for item in items]
+        return items if all_of(SCALARS, items) else [self.build(item, depth) for item in items]
 
     def fill_list(self, target: list[object] | deque[object], depth: int) -> None:
         """Replace the nodes in `target` by their values."""
-        if kinds_of(target) <= SCALARS:
+        if all_of(SCALARS, target):
             return
         for index, item in enumerate(target):
             if type(item) in SCALARS:
@@ -126,9 +128,9 @@ class TreeDecoder:
 
     def fill_map(self, target: dict[object, object], depth: int) -> None:
         """Replace the nodes among the values of `target` by their values."""
-        if not kinds_of(target) <= SCALARS:
+        if not all_of(SCALARS, target):
             raise Malformed("the keys of a map are scalars")
-        if kinds_of(target.values()) <= SCALARS:
+        if all_of(SCALARS, target.values()):
             return
         for key, item in target.items():
             if type(item) in SCALARS:
@@ -167,8 +169,8 @@ class TreeDecoder:
         if not inner:
             return
         height = 1 + max(inner)
-        if height > MAX_DEPTH:
-            raise Malformed(f"tuples are nested deeper than {MAX_DEPTH}")
+        if height > MAX_HEIGHT:
+            raise Malformed(f"tuples are nested deeper than {MAX_HEIGHT}")
         self._heights[id(value)] = height
         self._kept.append(value)
 
@@ -215,7 +217,10 @@ def _list(walk: TreeDecoder, node: Node, depth: int) -> list[object]:
 
 
 def _tuple(walk: TreeDecoder, node: Node, depth: int) -> tuple[object, ...]:
-    made = tuple(walk.items(node, depth))
+    items = node[1:]
+    if all_of(SCALARS, items):
+        return tuple(items)
+    made = tuple([item if type(item) in SCALARS else walk.build(item, depth) for item in items])
     walk.note_height(made, made)
     return made
 

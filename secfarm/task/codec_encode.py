@@ -15,6 +15,7 @@ from secfarm.task.codec_kinds import (
     LIST,
     MAP,
     MAX_CLASSES,
+    MAX_HEIGHT,
     PAIRS,
     REF,
     SCALARS,
@@ -23,7 +24,7 @@ from secfarm.task.codec_kinds import (
     TUPLE,
     CannotTravel,
     Node,
-    kinds_of,
+    all_of,
     shown,
 )
 
@@ -103,11 +104,11 @@ class TreeEncoder:
                 raise CannotTravel(f"is a record of one class more than the {MAX_CLASSES} that a value may hold")
         return index
 
-    def items(self, node: Node, values: Collection[object], depth: int, *, step: str = "[{}]") -> None:
-        """Append the nodes of `values`; `step` names one of them in an error's path."""
-        if kinds_of(values) <= self._flat:
+    def items(self, node: Node, values: Collection[object], depth: int, step: str = "[{}]") -> bool:
+        """Append the nodes of `values`; `step` names one of them in an error's path. False: they all are scalars."""
+        if all_of(self._flat, values):
             node.extend(values)
-            return
+            return False
         flat, start = self._flat, len(node)
         try:
             for item in values:
@@ -115,15 +116,16 @@ class TreeEncoder:
         except CannotTravel as trouble:
             trouble.steps.append(step.format(len(node) - start))
             raise
+        return True
 
     def mapping(self, node: Node, value: dict[object, object], depth: int) -> None:
         """Append a dict: one msgpack map when its keys allow, else pairs."""
-        if not kinds_of(value) <= self._flat:
+        if not all_of(self._flat, value):
             node.append(PAIRS)
             self.pairs(node, value, depth)
             return
         flat = self._flat
-        if kinds_of(value.values()) <= flat:
+        if all_of(flat, value.values()):
             node += (MAP, value)
             return
         filled: dict[object, object] = {}
@@ -151,7 +153,7 @@ class TreeEncoder:
         if not inner:
             return
         height = 1 + max(inner)
-        if height > MAX_DEPTH:
+        if height > MAX_HEIGHT:
             raise CannotTravel(_TOO_DEEP)
         self._heights[id(value)] = height
 
@@ -182,13 +184,13 @@ def _list(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
 def _tuple(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
     node.append(TUPLE)
     values = cast("tuple[object, ...]", value)
-    walk.items(node, values, depth)
-    walk.note_height(values, values)
+    if walk.items(node, values, depth):
+        walk.note_height(values, values)
 
 
 def _set(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
     node.append(SET if type(value) is set else FROZENSET)
-    walk.items(node, cast("set[object]", value), depth, step="{{...}}")
+    walk.items(node, cast("set[object]", value), depth, "{{...}}")
 
 
 def _dict(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, TypeAlias
 
-__all__ = ["SCALARS", "CannotTravel", "Malformed", "Node", "kinds_of", "shown"]
+from secfarm.limits import MAX_DEPTH
+
+__all__ = ["SCALARS", "CannotTravel", "Malformed", "Node", "all_of", "shown"]
 
 # A typed node on the wire: a msgpack array whose first item is its kind.
 Node: TypeAlias = "list[object]"
@@ -59,6 +61,7 @@ NAMESPACE: Final = 45
 _LONG: Final = 256  # items from which counting one type beats collecting all
 
 
+MAX_HEIGHT: Final = MAX_DEPTH + 2  # of tuples in tuples: a call adds its own two
 MAX_CLASSES: Final = 1024  # of records in one value: each unknown one costs the receiver a class, about 1 KiB
 MAX_PATTERN_CHARS: Final = 64 << 10  # compiling a regular expression costs far more than reading it
 
@@ -81,10 +84,10 @@ def shown(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def kinds_of(values: Collection[object]) -> frozenset[type]:
-    """Return the exact types of `values`, at C speed."""
+def all_of(kinds: frozenset[type], values: Collection[object]) -> bool:
+    """Whether the exact type of each value is among `kinds`, at C speed."""
     if len(values) < _LONG:
-        return frozenset(map(type, values))
-    kinds = list(map(type, values))
-    # Comparing with one type is by identity and so much faster than hashing each.
-    return frozenset(kinds[:1]) if kinds.count(kinds[0]) == len(kinds) else frozenset(kinds)
+        return kinds.issuperset(map(type, values))
+    found = list(map(type, values))
+    # Comparing with one type is by identity and so much faster than looking each up.
+    return found[0] in kinds if found.count(found[0]) == len(found) else kinds.issuperset(found)

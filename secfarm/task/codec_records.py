@@ -142,7 +142,7 @@ def _dict_of(value: object) -> dict[str, object] | None:
 
 
 def _to_object(walk: TreeDecoder, node: Node, depth: int, recipe: _Recipe) -> object:
-    made = object.__new__(recipe.kind)
+    made: object = object.__new__(recipe.kind)
     walk.born(node, made)
     slots: dict[str, Any] = slots_of(recipe.kind) if recipe.form.slotted else {}
     _fill(walk, made, slots, dict(zip(recipe.fields, node[2:], strict=True)), depth)

@@ -20,6 +20,7 @@ from secfarm.task.payload import Priority
 from secfarm.task.program import Function, FunctionKind, Place
 from secfarm.task.resolve import Recorded
 from secfarm.task.source import Found, remember_lines
+from secfarm.task.syntax import cut
 from secfarm.task.template import parse
 
 P = ParamSpec("P")
@@ -89,9 +90,10 @@ class Task(Recorded, Generic[P, R_co]):
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it here."""
         if self.function is None:
             raise InvalidTaskError(
-                f"{self.name!r} was made by task_from_source: its text was never compiled here and can only be submitted"
+                f"{self.name!r} was made by task_from_source: its text was not compiled here and can only be submitted"
             )
         return cast("R_co", self.function(*args, **kwargs))
 
@@ -165,19 +167,17 @@ def _read(text: str) -> tuple[_Node, Found]:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         raise InvalidTaskError("the text is not exactly one def, async def or lambda; nothing was recorded")
     if not isinstance(node, ast.Lambda) and node.decorator_list:
-        raise InvalidTaskError(f"decorators of {node.name!r} would be dropped; take them off, or use @deftask in a file")
+        raise InvalidTaskError(f"decorators of {node.name!r} would be dropped; take them off, or use @deftask")
     defaults, keyword_defaults = _literals(node)
-    lines = f"{header}{text}".split("\n")[node.lineno - 1 : node.end_lineno]
-    encoded = [line.encode() for line in lines]
-    encoded[-1] = encoded[-1][: node.end_col_offset]
-    if isinstance(node, ast.Lambda):
-        encoded[0] = encoded[0][node.col_offset :]
+    column = node.col_offset if isinstance(node, ast.Lambda) else 0
+    lines = f"{header}{text}".split("\n")
+    own = cut(lines, node.lineno, column, node.end_lineno or node.lineno, node.end_col_offset or 0)
     name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
-    place = Place(f"<task {name}>", node.lineno - header.count("\n"), node.col_offset if is_lambda else 0)
+    place = Place(f"<task {name}>", node.lineno - header.count("\n"), column)
     function = Function(
         kind=FunctionKind.LAMBDA if isinstance(node, ast.Lambda) else FunctionKind.DEF,
         name=name,
-        text=b"\n".join(encoded).decode(),
+        text=own,
         namespace=0,
     )
     writes = {name for child in ast.walk(node) if isinstance(child, ast.Global) for name in child.names}

@@ -220,7 +220,7 @@ def check_name(name: str) -> str:
     module, colon, qualname = name.partition(":")
     parts = (module, qualname) if colon else (module,)
     if not all(_DOTTED.fullmatch(part) for part in parts) or not (colon or "." in name):
-        raise InvalidTaskError(f"{name!r} is not the name of a function; write `module:name`, `module.name` or a built-in")
+        raise InvalidTaskError(f"{name!r} is no function's name; write `module:name`, `module.name` or a built-in")
     if any(part.startswith("_") for part in re.split("[.:]", name)):
         raise InvalidTaskError(f"{name!r} has a private part; only public names can be called on a server")
     return name
@@ -318,6 +318,6 @@ def _bindings(program: SourceProgram) -> list[Binding]:
     return found
 
 
-def _expect(condition: bool, violation: str) -> None:
+def _expect(condition: bool, violation: str) -> None:  # noqa: FBT001 - the condition reads best in its place
     if not condition:
         raise ProtocolError(f"a program is malformed: {violation}; nothing of it was compiled")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Final
 
 import msgspec
@@ -29,6 +29,18 @@ from secfarm.task.program import (
     make_program,
 )
 from secfarm.task.source import Found, find_source
+from secfarm.task.watch import (
+    MISSING,
+    ROOT,
+    Read,
+    Watch,
+    closure_of,
+    read_cell,
+    read_default,
+    read_global,
+    read_keyword,
+    read_own_cell,
+)
 
 
 class Recorded:
@@ -46,30 +58,6 @@ class Recorded:
         self.function = function
         self.lines = lines
         self.text = text
-
-
-class Marker:
-    """A name for what is no object of the user's."""
-
-
-MISSING: Final = Marker()  # a name or cell without a value
-ROOT: Final = Marker()  # the function itself that is captured: a lambda is another object each time it is made
-
-Read = Callable[[FunctionType | None], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One place that was looked at.
-
-    Attributes:
-        read: reads it again; takes the function that is captured then.
-        expected: the object to find there; for a value its type, for that alone decides how it travels.
-    """
-
-    read: Read
-    expected: object
-    is_value: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +201,11 @@ class _Builder:
                 namespace=self._bind_globals(unit),
                 cells=tuple(self._bind_cell(unit, position, name) for position, name in enumerate(text.free_names)),
                 defaults=tuple(
-                    self._resolve(value, _default(own, position), f"default number {position + 1} of {title}", unit)
+                    self._resolve(value, read_default(own, position), f"default number {position + 1} of {title}", unit)
                     for position, value in enumerate(defaults)
                 ),
                 keyword_defaults=tuple(
-                    (name, self._resolve(value, _keyword(own, name), f"default of `{name}` of {title}", unit))
+                    (name, self._resolve(value, read_keyword(own, name), f"default of `{name}` of {title}", unit))
                     for name, value in keyword_defaults.items()
                 ),
             )
@@ -249,7 +237,7 @@ class _Builder:
             if (id(unit.names), name) in self._seen or name == "__name__":
                 continue
             self._seen.add((id(unit.names), name))
-            read = _global(unit.names, fallback, name)
+            read = read_global(unit.names, fallback, name)
             value = read(None)
             if value is MISSING or (name not in unit.names and _is_standard(name, value)):
                 if value is builtins.globals:
@@ -272,7 +260,7 @@ class _Builder:
     # --- closure variables
 
     def _bind_cell(self, unit: _Unit, position: int, name: str) -> int:
-        cell = _closure(unit.function)[position]
+        cell = closure_of(unit.function)[position]
         known = self._cell_index.get(id(cell))
         if known is not None:
             return known
@@ -282,7 +270,7 @@ class _Builder:
             return index  # and another function that shares the variable and uses it gets a cell of its own
         self._cell_index[id(cell)] = index
         self._kept.append(cell)
-        read = _cell(None if unit.function is self._root else cell, position)
+        read = read_cell(None if unit.function is self._root else cell, position)
         value = read(unit.function)
         if value is MISSING:
             self._watch(read, MISSING)
@@ -292,9 +280,9 @@ class _Builder:
 
     def _watch_closures(self) -> None:
         """Which variables the called function shares with others is part of the program."""
-        if any(_closure(unit.function) for unit in self._units[1:]):
-            for position, cell in enumerate(_closure(self._root)):
-                self._watch(_own_cell(position), cell)
+        if any(closure_of(unit.function) for unit in self._units[1:]):
+            for position, cell in enumerate(closure_of(self._root)):
+                self._watch(read_own_cell(position), cell)
 
     # --- attributes of function objects
 
@@ -437,48 +425,6 @@ def _is_standard(name: str, value: object) -> bool:
         return value.__module__ in ("builtins", "_io") and (value.__name__ == name or name in _OS_ERRORS)
     constant = value is NotImplemented or value is Ellipsis
     return constant or _is_dunder(name) or type(value).__module__ == "_sitebuiltins"
-
-
-def _closure(function: FunctionType | None) -> tuple[CellType, ...]:
-    return (function.__closure__ or ()) if function is not None else ()
-
-
-# --- how a place is read again; a function of None stands for the one that is captured then -------------------------
-
-
-def _global(names: dict[str, object], fallback: Mapping[str, object], name: str) -> Read:
-    return lambda _: names[name] if name in names else fallback.get(name, MISSING)
-
-
-def _own_cell(position: int) -> Read:
-    return lambda root: _closure(root)[position]
-
-
-def _cell(cell: CellType | None, position: int) -> Read:
-    def read(root: FunctionType | None) -> object:
-        try:
-            contents: object = (cell or _closure(root)[position]).cell_contents
-        except ValueError:
-            return MISSING
-        return contents
-
-    return read
-
-
-def _default(function: FunctionType | None, position: int) -> Read:
-    def read(root: FunctionType | None) -> object:
-        chosen = function or root
-        return chosen.__defaults__[position] if chosen is not None and chosen.__defaults__ else MISSING
-
-    return read
-
-
-def _keyword(function: FunctionType | None, name: str) -> Read:
-    def read(root: FunctionType | None) -> object:
-        chosen = function or root
-        return chosen.__kwdefaults__.get(name, MISSING) if chosen is not None and chosen.__kwdefaults__ else MISSING
-
-    return read
 
 
 def _attributes(task: FunctionType | Recorded | None) -> Mapping[str, object]:

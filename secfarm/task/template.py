@@ -7,8 +7,8 @@ Format: docs/PROTOCOL.md, "The template".
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import inspect
 import struct
@@ -60,6 +60,7 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
 
     Raises:
         SyntaxError: the text is not Python of this version.
+        ValueError: a name or character in it is none that Python takes.
         InvalidTaskError: the text is not exactly one function, or is nested too deeply.
     """
     try:
@@ -131,10 +132,17 @@ def _surround(node: _Tree, function: Function) -> ast.Module:
     module = ast.Module([statement, *imports], [])
     below = node.lineno + 1
     for made in ast.walk(module):
-        if "lineno" in made._attributes and not hasattr(made, "lineno"):
+        if isinstance(made, ast.stmt | ast.expr | ast.arg | ast.alias) and not hasattr(made, "lineno"):
             made.lineno = made.end_lineno = below  # type: ignore[attr-defined]
             made.col_offset = made.end_col_offset = 0  # type: ignore[attr-defined]
     return module
+
+
+_COMPREHENSIONS: Final = {
+    ScopeKind.LIST: ast.ListComp,
+    ScopeKind.SET: ast.SetComp,
+    ScopeKind.GENERATOR: ast.GeneratorExp,
+}
 
 
 def _enclose(inner: ast.stmt | ast.expr, scope: Scope, names: tuple[str, ...]) -> ast.stmt | ast.expr:
@@ -150,15 +158,9 @@ def _enclose(inner: ast.stmt | ast.expr, scope: Scope, names: tuple[str, ...]) -
         return ast.Lambda(_arguments(names), inner)
     target = ast.Tuple([ast.Name(name, ast.Store()) for name in names], ast.Store())
     clauses = [ast.comprehension(target, ast.Tuple([], ast.Load()), [], 0)]
-    match scope.kind:
-        case ScopeKind.LIST:
-            return ast.ListComp(inner, clauses)
-        case ScopeKind.SET:
-            return ast.SetComp(inner, clauses)
-        case ScopeKind.DICT:
-            return ast.DictComp(inner, ast.Constant(None), clauses)
-        case _:
-            return ast.GeneratorExp(inner, clauses)
+    if scope.kind is ScopeKind.DICT:
+        return ast.DictComp(inner, ast.Constant(None), clauses)
+    return _COMPREHENSIONS[scope.kind](inner, clauses)
 
 
 def _arguments(names: tuple[str, ...]) -> ast.arguments:
@@ -227,12 +229,9 @@ def _typed(constant: object) -> Hashable:
         return kind, _bits(constant)
     if isinstance(constant, complex):
         return kind, _bits(constant.real), _bits(constant.imag)
-    if isinstance(constant, tuple):
-        return kind, tuple(map(_typed, constant))
+    if isinstance(constant, tuple | slice):  # slices are constants since Python 3.14
+        return kind, tuple(map(_typed, constant if isinstance(constant, tuple) else _slice_parts(constant)))
     if isinstance(constant, frozenset):
         return kind, frozenset(map(_typed, constant))
-    if isinstance(constant, slice):  # a constant since Python 3.14
-        return kind, tuple(map(_typed, _slice_parts(constant)))
-    if constant is None or isinstance(constant, int | str | bytes | EllipsisType):
-        return kind, constant
-    return kind, id(constant)
+    is_atom = constant is None or isinstance(constant, int | str | bytes | EllipsisType)
+    return kind, constant if is_atom else id(constant)

@@ -115,6 +115,8 @@ def _canonical(fields: Mapping[str, object]) -> bytes:
 
 
 def _plain(value: AuditValue) -> object:
+    if isinstance(value, bytes):  # a sequence of numbers to the type checker, a digest to people
+        value = value.hex()
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT_CHARS else f"{value[:MAX_TEXT_CHARS]}...[{len(value)} characters]"
     if isinstance(value, float) and not math.isfinite(value):

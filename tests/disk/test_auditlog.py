@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import signal
 from pathlib import Path
@@ -119,7 +118,7 @@ def test_the_archive_keeps_each_text_once_under_its_digest(tmp_path: Path) -> No
     assert path.read_bytes() == text
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
     assert first.st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path / "sources") == [digest]
+    assert [file.name for file in (tmp_path / "sources").iterdir()] == [digest]
 
 
 def test_an_archive_reaches_no_file_outside(tmp_path: Path) -> None:

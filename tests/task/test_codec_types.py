@@ -34,17 +34,37 @@ EXACT: list[object] = [
     *(1j, complex(-0.0, math.nan), bytearray(b"ab"), bytearray(), range(3), range(2**70, -(2**70), -7), range(0)),
     *(slice(1, None, -2), slice("a", (1, [2])), ..., NotImplemented),
     *(dt.date(1, 1, 1), dt.date.max, dt.time(), dt.time(23, 59, 59, 999999, UTC, fold=1), dt.time(1, tzinfo=PARIS)),
-    *(dt.datetime.min, dt.datetime(2024, 10, 27, 2, 30, tzinfo=PARIS, fold=1), dt.datetime(2020, 2, 29, tzinfo=ODD_ZONE)),
-    *(dt.timedelta.min, dt.timedelta.max, dt.timedelta(microseconds=-1), UTC, ODD_ZONE, dt.timezone(-dt.timedelta(hours=5))),
+    *(
+        dt.datetime.min,
+        dt.datetime(2024, 10, 27, 2, 30, tzinfo=PARIS, fold=1),
+        dt.datetime(2020, 2, 29, tzinfo=ODD_ZONE),
+    ),
+    *(
+        dt.timedelta.min,
+        dt.timedelta.max,
+        dt.timedelta(microseconds=-1),
+        UTC,
+        ODD_ZONE,
+        dt.timezone(-dt.timedelta(hours=5)),
+    ),
     *(dt.timezone(dt.timedelta(0), "UTC"), dt.timezone.min, PARIS),
-    *(decimal.Decimal(text) for text in ("0", "-0", "0E+10", "1.10", "NaN", "-sNaN12", "Infinity", "1E+999999", "7" * 60)),
+    *(
+        decimal.Decimal(text)
+        for text in ("0", "-0", "0E+10", "1.10", "NaN", "-sNaN12", "Infinity", "1E+999999", "7" * 60)
+    ),
     *(Fraction(0), Fraction(-(10**50), 3), uuid.UUID(int=2**128 - 1), uuid.uuid1(0, 0)),
-    *(pathlib.Path(), pathlib.Path("/a//b/../c"), pathlib.PurePosixPath("//a"), pathlib.PureWindowsPath("C:\\x"), pathlib.Path("\udcff")),
+    *(
+        pathlib.Path(),
+        pathlib.Path("/a//b/../c"),
+        pathlib.PurePosixPath("//a"),
+        pathlib.PureWindowsPath("C:\\x"),
+        pathlib.Path("\udcff"),
+    ),
     *(ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("fe80::1%eth0"), ipaddress.ip_network("10.0.0.0/9")),
     *(ipaddress.ip_network("fe80::/64"), ipaddress.ip_interface("10.0.0.1/8"), ipaddress.ip_interface("fe80::1%x/64")),
-    *(re.compile("a(?P<b>.)", re.I | re.X), re.compile(rb"\xff*", re.L), re.compile("(?s)é"), re.compile("", re.A)),
+    *(re.compile("a(?P<b>.)", re.IGNORECASE | re.VERBOSE), re.compile(rb"\xff*", re.LOCALE), re.compile("(?s)é"), re.compile("", re.ASCII)),
     *(array.array("d", [1.5, -0.0]), array.array("b"), array.array("Q", [2**64 - 1]), array.array("f", [0.1])),
-    *(deque([1, [2]], 5), deque(), deque([], 0), OrderedDict([("b", 1), ("a", [2])]), Counter("abca"), Counter()),
+    *(deque([1, [2]], 5), deque(), deque(maxlen=0), OrderedDict([("b", 1), ("a", [2])]), Counter("abca"), Counter()),
     *(defaultdict(list, a=[1]), defaultdict(None, {(1,): 2}), defaultdict(Counter, x=Counter("a"))),
     *(types.SimpleNamespace(a=1, b=[2]), types.SimpleNamespace()),
 ]

@@ -101,6 +101,10 @@ def test_a_peers_text_is_capped_and_cannot_forge_a_field() -> None:
     assert len(line) < 10_000
 
 
+def test_bytes_are_written_in_hexadecimal() -> None:
+    assert json.loads(chain({"digest": b"\x00\xff"})[0])["digest"] == "00ff"
+
+
 @pytest.mark.parametrize("name", ["seq", "time", "prev", "hash"])
 def test_a_record_cannot_name_our_fields(name: str) -> None:
     with pytest.raises(ValueError, match=name):

@@ -1,0 +1,110 @@
+"""From an error to what the shell and the user get: an exit status, what happened, what to do.
+
+Two lines on stderr and no traceback. The messages are the errors' own; the second line is this module's.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from secfarm.cli.output import printable
+from secfarm.errors import (
+    AuthError,
+    ConfigError,
+    ExitStatus,
+    InvalidTaskError,
+    KernelCreationError,
+    KernelError,
+    KeyFileError,
+    MissingModulesError,
+    PolicyError,
+    ProtocolError,
+    ResourceExceededError,
+    SecfarmError,
+    TaskExecutionError,
+    TaskKilledError,
+    TaskRefusedError,
+    TaskTimeoutError,
+    TrustFileError,
+    ValueTransferError,
+    VerifyError,
+    WorkerLostError,
+)
+
+_MAX_CHARS: Final = 4000  # of one message; a peer may have written some of it
+
+# The first class that fits decides.
+_HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (InvalidTaskError, "change the task as the message says; docs/concepts.md, Tasks, lists what travels"),
+    (TaskExecutionError, "the error is the task's own; the traceback above shows its lines"),
+    (TaskTimeoutError, "give it longer with --timeout; the server's policy (wall_s) may allow less"),
+    (TaskKilledError, "run it again if that was not meant"),
+    (ResourceExceededError, "let the task need less, or ask for a higher limit in the server's policy"),
+    (WorkerLostError, "try a smaller input: running out of memory is the usual reason; the server's log may say more"),
+    (TaskRefusedError, "ask the server's administrator: its audit log has the reason, its policy what you may do"),
+    (MissingModulesError, "have them installed in the server's Python, or do without them in the task"),
+    (ValueTransferError, "pass and return plain values; docs/codec.md lists what travels"),
+    (AuthError, "compare known_servers here, allowed_signers there, and both clocks; the server's log has the reason"),
+    (KeyFileError, "`secfarm keygen` makes keys; `secfarm doctor` looks at all files"),
+    (TrustFileError, "correct the file; docs/operations.md has its format, and `secfarm doctor` looks at all files"),
+    (ConfigError, "correct the configuration; docs/operations.md has its format, and `secfarm doctor` looks at it"),
+    (PolicyError, "the server's policy.toml says what you may do"),
+    (VerifyError, "keep what failed as evidence, and find out who changed it"),
+    (ProtocolError, "check that the address is that of a secfarm server of the same version"),
+    (KernelError, "check the address and the firewall, and that `secfarm serve` runs there"),
+    (OSError, "check the path and its permissions"),
+)
+_REPORT: Final = "run it again with -v for the traceback, and report it"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a command failed."""
+
+    message: str
+    hint: str
+    status: ExitStatus
+
+    def lines(self) -> str:
+        """Return the two lines for stderr."""
+        return f"secfarm: {self.message}\nhint: {self.hint}\n"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what to tell of `error`; of one that is no `SecfarmError` nor the system's, that it is our mistake."""
+    if isinstance(error, click.ClickException):
+        return _usage(error)
+    if isinstance(error, KeyboardInterrupt | click.Abort | concurrent.futures.CancelledError):
+        return Failure("interrupted", "what was running for you has been ended", ExitStatus.INTERRUPTED)
+    told = _reason(error)
+    hint = next((hint for kind, hint in _HINTS if isinstance(told, kind)), None)
+    if isinstance(error, TaskExecutionError):
+        where = f" on server {error.server}" if error.server else ""
+        return Failure(_line(f"the task raised{where}: {error.report}"), hint or "", error.exit_status)
+    if isinstance(told, SecfarmError):
+        return Failure(_line(str(error)), hint or told.hint or _REPORT, told.exit_status)
+    if isinstance(error, OSError):
+        return Failure(_line(str(error)), hint or "", ExitStatus.USAGE)
+    return Failure(_line(f"an error inside secfarm: {type(error).__name__}: {error}"), _REPORT, ExitStatus.TASK_RAISED)
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Return what decides about status and hint: where a kernel could not be made, why that was."""
+    cause = error.__cause__
+    return cause if isinstance(error, KernelCreationError) and isinstance(cause, SecfarmError) else error
+
+
+def _usage(error: click.ClickException) -> Failure:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    words = context.command_path if context is not None else "secfarm"
+    message = error.format_message().rstrip(".")
+    return Failure(_line(message[:1].lower() + message[1:]), f"see: {words} --help", ExitStatus.USAGE)
+
+
+def _line(text: str) -> str:
+    text = printable(" ".join(text.split()), one_line=True)
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}... [{len(text)} characters]"

@@ -1,0 +1,27 @@
+"""`secfarm status`: what a server says of its workers, sessions and queues."""
+
+from __future__ import annotations
+
+import click
+
+from secfarm.cli.client import CONNECT_TIMEOUT_S, AddressType, client_auth
+from secfarm.cli.output import Output, output_options, pass_output, printable
+from secfarm.farm.launcher import server_status
+
+
+@click.command("status")
+@click.argument("address", type=AddressType())
+@output_options()
+@pass_output
+def command(output: Output, *, address: str) -> None:
+    """Show workers, sessions and batches of the server at ADDRESS. Needs the grant `admin`."""
+    status = server_status(address, auth=client_auth(), timeout_s=CONNECT_TIMEOUT_S)
+    output.answer({"address": address, **status}, *[f"{_line(name)}: {_shown(status[name])}" for name in status])
+
+
+def _shown(value: object) -> str:
+    return _line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _line(text: str) -> str:
+    return printable(text.replace("_", " "), one_line=True)

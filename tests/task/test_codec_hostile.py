@@ -1,0 +1,210 @@
+"""Whatever the bytes: a value or a ProtocolError, in bounded time and memory."""
+
+from __future__ import annotations
+
+import array
+import datetime as dt
+import decimal
+import enum
+import ipaddress
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import types
+import uuid
+import zoneinfo
+from collections import Counter, OrderedDict, defaultdict, deque
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from secfarm.errors import ProtocolError
+from secfarm.task.codec import decode, decode_call, encode
+from secfarm.task.codec_kinds import RECORD
+
+
+@dataclass
+class Point:
+    x: object
+    y: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    a: int
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object = 2
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+EXACT: list[object] = [
+    *(None, 2**70, -0.0, "\ud800", b"x", [[1]], (1, (2,)), {"a": [1]}, {(1,): {2}}, frozenset({"a"}), {1: None}, 1j),
+    *(bytearray(b"a"), memoryview(b"abcd").cast("h"), range(2**70), slice(1, (2,)), ..., NotImplemented, dt.date.max),
+    *(dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Paris")), dt.time(1, tzinfo=dt.UTC), dt.timedelta.max),
+    *(dt.timezone(dt.timedelta(hours=1), "x"), decimal.Decimal("1.5E+7"), Fraction(1, 3), uuid.UUID(int=1)),
+    *(pathlib.Path("/a"), ipaddress.ip_interface("fe80::1/64"), re.compile("a(b)"), array.array("d", [1.5])),
+    *(deque([1], 3), OrderedDict(a=1), defaultdict(list, a=[1]), Counter("ab"), types.SimpleNamespace(a=[1])),
+]
+SEEDS = [encode(value) for value in EXACT]
+SEEDS += [
+    encode(value) for value in (Point(1), Fixed(1), Pair(1), Colour.RED, Level.LOW, KeyError(1), OSError(1, "a", "b"))
+]
+SEEDS += [encode([Point(1, EXACT), EXACT]), encode((Pair(Fixed(1), {Fixed(2): {Colour.RED: Level.LOW}}),))]
+
+msgpack = msgspec.msgpack.encode
+NODES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 300), st.floats(), st.text(max_size=4), st.binary(max_size=9)),
+    lambda inside: st.one_of(
+        st.tuples(st.integers(0, 46), inside, inside).map(list),
+        st.builds(lambda kind, items: [kind, *items], st.integers(-1, 50), st.lists(inside, max_size=7)),
+        st.builds(lambda slot: [0, slot], st.integers(0, 4)),
+        st.dictionaries(st.text(max_size=3) | st.integers(-9, 9), inside, max_size=3),
+    ),
+    max_leaves=10,
+)
+ENTRIES = st.tuples(
+    st.sampled_from([__name__, "builtins", "numpy", "nowhere", "decimal", "enum"]),
+    st.sampled_from(
+        ["Point", "Fixed", "Pair", "Colour", "Bits", "ValueError", "OSError", "ndarray", "generic", "a.b", ""]
+    ),
+    st.integers(0, 1),
+    st.integers(-1, 5),
+    st.sampled_from(["", "int", "str", "ValueError", "OSError", "int\0"]),
+    st.lists(st.sampled_from(["x", "y", "a", "b", "left", "right", "name", "value", "args", "__dict__"]), max_size=4),
+)
+RECORDS = st.builds(lambda index, items: [RECORD, index, *items], st.integers(0, 2), st.lists(NODES, max_size=4))
+
+
+def attempt(wire: bytes) -> None:
+    for read in (decode, decode_call):
+        with suppress(ProtocolError):
+            read(wire)
+
+
+@given(st.binary(max_size=64))
+@example(b"")
+@example(b"\xc1")
+@example(b"\x91" * 100_000)
+@example(b"\xc1" + b"\x92\x01" * 100_000)
+@example(b"\x81\xa0" * 100_000)
+@example(b"\xd6\xff\x00\x00\x00\x00")
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff")
+@example(b"\xc6\xff\xff\xff\xff")
+@example(b"\xdd\x00\x0f\x00\x00" * 900)
+def test_any_bytes_are_a_value_or_a_protocol_error(wire: bytes) -> None:
+    attempt(wire)
+    attempt(b"\xc1" + wire)
+
+
+@given(st.data())
+def test_any_change_to_encoded_bytes_is_a_value_or_a_protocol_error(data: st.DataObject) -> None:
+    wire = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(wire) - 1, 0)))
+        what = data.draw(st.sampled_from(["flip", "cut", "insert", "splice"]))
+        if what == "flip" and wire:
+            wire[at] ^= data.draw(st.integers(1, 255))
+        elif what == "cut":
+            del wire[at : at + data.draw(st.integers(1, 9))]
+        elif what == "insert":
+            wire[at:at] = data.draw(st.binary(min_size=1, max_size=5))
+        else:
+            other = data.draw(st.sampled_from(SEEDS))
+            wire[at:at] = other[data.draw(st.integers(0, len(other))) :]
+    attempt(bytes(wire))
+
+
+def test_every_byte_of_a_small_value_of_each_type_may_be_any_other() -> None:
+    for seed in SEEDS:
+        for at in range(min(len(seed), 24)):
+            for byte in (0, 1, 2, 7, 0x20, 0x7F, 0x80, 0x90, 0x92, 0xC0, 0xC1, 0xC4, 0xCF, 0xFF):
+                attempt(seed[:at] + bytes([byte]) + seed[at + 1 :])
+
+
+@given(NODES, st.lists(NODES, max_size=4))
+def test_any_nodes_are_a_value_or_a_protocol_error(root: object, table: list[object]) -> None:
+    attempt(b"\xc1" + msgpack([root, table]))
+
+
+@given(RECORDS, st.lists(NODES | RECORDS, max_size=3), st.lists(ENTRIES, max_size=3))
+def test_any_records_are_a_value_or_a_protocol_error(root: object, table: list[object], classes: list[object]) -> None:
+    attempt(b"\xc1" + msgpack([root, table, classes]))
+
+
+def _array(kind: int, items: list[bytes]) -> bytes:
+    return b"\xdd" + struct.pack(">I", len(items) + 1) + bytes([kind]) + b"".join(items)
+
+
+def _table(root: bytes, table: list[bytes]) -> bytes:
+    return b"\xc1\x92" + root + b"\xdd" + struct.pack(">I", len(table)) + b"".join(table)
+
+
+REF_0, REF_1 = b"\x92\x00\x00", b"\x92\x00\x01"
+COSTLY = {
+    # A long tuple that waits for an outer one, asked for again and again.
+    "waiting": _table(REF_0, [_array(2, [_array(1, [REF_1] * 20_000)]), _array(2, [b"\x01"] * 20_000 + [REF_0])]),
+    "waiting in place": _table(REF_0, [_array(2, [_array(1, [_array(2, [REF_0])] * 20_000)])]),
+    "chain": _table(b"\x92\x00\xcd\x4e\x1f", [b"\x92\x02\xc0"] + [_array(2, [b"\x92\x00\xcd" + struct.pack(">H", at)]) for at in range(19_999)]),
+    "doubling": _table(b"\x92\x00\x28", [b"\x92\x01\xc0"] + [b"\x93\x01" + b"\x92\x00" + bytes([at]) + b"\x92\x00" + bytes([at]) for at in range(60)]),
+    "doubling tuples": _table(b"\x92\x00\x28", [b"\x92\x02\xc0"] + [b"\x93\x02" + b"\x92\x00" + bytes([at]) + b"\x92\x00" + bytes([at]) for at in range(60)]),
+    "empty lists": b"\xdd" + struct.pack(">I", 300_000) + b"\x90" * 300_000,
+    "empty nodes": _array(1, [b"\x91\x05"] * 100_000),
+    "claims": b"".join(b"\xdd" + struct.pack(">I", 100_000 - 5 * at) for at in range(900)) + b"\x01" * 100_000,
+    "classes": b"\xc1\x93\x90\x90\xdd" + struct.pack(">I", 2000) + b"\x90" * 2000,
+    "huge fraction": b"\xc1\x91\x93\x21" + b"\x92\x07\xc6" + struct.pack(">I", 200_000) + b"\x11" * 200_000 + b"\x92\x07\xc6" + struct.pack(">I", 200_000) + b"\x13" * 200_000,
+    "huge decimal": b"\xc1\x91\x92\x20\xdb" + struct.pack(">I", 400_000) + b"7" * 400_000,
+    "huge deque": b"\xc1\x91\x93\x29\xcf\x7f\xff\xff\xff\xff\xff\xff\xff\x01",
+    "pattern": b"\xc1" + msgpack([[37, "(" * 30_000 + ")" * 30_000, 32]]),
+    "view": b"\xc1" + msgpack([[18, b"", "B", [2**62], True]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_looking_bytes_cost_time_and_memory_in_proportion(name: str) -> None:
+    wire = COSTLY[name]
+    started = time.process_time()
+    tracemalloc.start()
+    attempt(wire)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert time.process_time() - started < 5
+    assert peak < 40_000_000 + 100 * len(wire)
+
+
+def test_a_worker_of_bounded_memory_survives_claims_of_size() -> None:
+    code = (
+        "import resource, sys\n"
+        "from secfarm.errors import ProtocolError\n"
+        "from secfarm.task.codec import decode\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+        "for wire in (b'\\xdd\\xff\\xff\\xff\\xff', b'\\xc1\\xdd\\xff\\xff\\xff\\xff', b'\\xdf\\xff\\xff\\xff\\xff' * 50,\n"
+        "             b'\\xdd' + (20_000_000).to_bytes(4, 'big') + b'\\x90' * 20_000_000):\n"
+        "    try:\n"
+        "        decode(wire)\n"
+        "    except ProtocolError:\n"
+        "        pass\n"
+        "print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "alive\n", done.stderr

@@ -1,0 +1,352 @@
+"""Records: real classes where they are at hand, placeholders elsewhere, real again at home; no code of theirs runs."""
+
+from __future__ import annotations
+
+import enum
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import namedtuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from secfarm.errors import ProtocolError, ValueTransferError
+from secfarm.task.codec import decode, encode
+
+RAN: list[str] = []
+
+
+@dataclass
+class Point:
+    x: int
+    y: object = None
+
+    def __post_init__(self) -> None:
+        RAN.append("__post_init__")
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    a: int
+    b: tuple[int, ...] = ()
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object = 2
+
+
+class Colour(enum.Enum):
+    RED = "r"
+    BLUE = ("b", 2)
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Bits(enum.Flag):
+    A = 1
+    B = 2
+
+
+class Node:
+    """A plain class, with everything that must not run."""
+
+    def __new__(cls, *args: object) -> Node:
+        RAN.append("__new__")
+        return super().__new__(cls)
+
+    def __init__(self, name: str) -> None:
+        RAN.append("__init__")
+        self.name = name
+        self.peers: set[Node] = set()
+
+    def __getattr__(self, name: str) -> object:
+        RAN.append(name)
+        raise AttributeError(name)
+
+    @property
+    def shown(self) -> str:
+        RAN.append("shown")
+        return self.name
+
+
+class Slotted:
+    __slots__ = ("__hidden", "a", "unset")
+
+    def __init__(self) -> None:
+        self.a, self.__hidden = 1, 2
+
+    def hidden(self) -> int:
+        return self.__hidden
+
+
+class Broken(OSError):
+    def __init__(self, code: int, why: str, extra: object) -> None:
+        super().__init__(code, why)
+        self.extra = extra
+
+
+class Reducing:
+    def __reduce__(self) -> tuple[Any, ...]:
+        RAN.append("__reduce__")
+        return (Reducing, ())
+
+
+def test_records_come_back_as_their_real_class_and_nothing_of_it_runs() -> None:
+    node = Node("n")
+    node.peers = {node}
+    fixed = Fixed(1, (2,))
+    values: list[Any] = [Point(1, [2]), fixed, {fixed: 1}, Pair(1), Colour.BLUE, {Level.LOW: Word.YES}, node, Slotted()]
+    RAN.clear()
+    back: Any = decode(encode(values))
+    assert RAN == []
+    assert [type(item) for item in back] == [type(item) for item in values]
+    assert back[0] == Point(1, [2])
+    assert back[2] == {fixed: 1}
+    assert next(iter(back[2])) is back[1]
+    assert back[3] == (1, 2)
+    assert back[4] is Colour.BLUE
+    assert [(type(key), type(value)) for key, value in back[5].items()] == [(Level, Word)]
+    assert back[6].name == "n"
+    assert back[6].peers == {back[6]}
+    assert (back[7].a, back[7].hidden()) == (1, 2)
+    assert not hasattr(back[7], "unset")
+
+
+def test_flags_come_back_combined() -> None:
+    assert decode(encode([Bits.A | Bits.B, Bits(0), Bits.B])) == [Bits.A | Bits.B, Bits(0), Bits.B]
+    assert type(decode(encode(Bits.A | Bits.B))) is Bits
+
+
+def test_local_and_redefined_classes_are_told_apart() -> None:
+    def make(value: object) -> Any:
+        @dataclass
+        class Local:
+            field: object
+
+        return Local(value)
+
+    first, second = make(1), make(2)
+    back: Any = decode(encode([first, second]))
+    assert [type(item) for item in back] == [type(first), type(second)]
+    assert back == [first, second]
+
+
+def test_named_tuples_made_by_the_function_travel() -> None:
+    Local = namedtuple("Local", "a b")  # noqa: PYI024
+    back = decode(encode(Local(1, [2])))
+    assert type(back) is Local
+    assert back == (1, [2])
+
+
+def test_cycles_through_records_keep_their_shape() -> None:
+    parent, child = Point(0), Point(1)
+    parent.y, child.y = (child,), parent
+    back: Any = decode(encode(parent.y))
+    assert back[0].y.y is back
+    pair = Pair([], 1)
+    pair.left.append(pair)  # type: ignore[attr-defined]
+    again: Any = decode(encode(pair))
+    assert again.left[0] is again
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a", 1),
+        KeyError(("k",)),
+        FileNotFoundError(2, "gone", "a.txt", None, "b.txt"),
+        StopIteration(5),
+        SystemExit(3),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ImportError("no", name="m", path="p"),
+        NameError("no", name="n"),
+        SyntaxError("bad", ("f.py", 1, 2, "text", 1, 3)),
+        ExceptionGroup("many", [ValueError(1), TypeError()]),
+        Broken(5, "io", [1]),
+        json.JSONDecodeError("bad", "doc", 1),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_exceptions_are_values_too(error: BaseException) -> None:
+    error.add_note("noted")
+    back: Any = decode(encode(error))
+    assert type(back) is type(error)
+    assert repr(back) == repr(error)
+    assert str(back) == str(error)
+    kept = ("args", "errno", "filename", "filename2", "code", "value", "name", "path", "extra", "doc", "start", "text")
+    for name in (*kept, "__notes__", "__suppress_context__"):
+        assert repr(getattr(back, name, None)) == repr(getattr(error, name, None)), name
+
+
+def test_an_exception_keeps_its_cause_and_context() -> None:
+    error = ValueError("outer")
+    error.__cause__ = KeyError("inner")
+    error.__context__ = error.__cause__
+    error.me = error  # type: ignore[attr-defined]
+    back: Any = decode(encode(error))
+    assert isinstance(back.__cause__, KeyError)
+    assert back.__context__ is back.__cause__
+    assert back.me is back
+    assert back.__suppress_context__ is True
+
+
+SENDER = """
+import enum, sys
+from dataclasses import dataclass
+from typing import NamedTuple
+from secfarm.task.codec import encode, decode
+
+@dataclass(frozen=True)
+class Key:
+    n: int
+class Plain:
+    pass
+class Pair(NamedTuple):
+    left: int
+    right: object
+class Level(enum.IntEnum):
+    LOW = 1
+class Kind(enum.Enum):
+    A = "a"
+class Oops(LookupError):
+    def __init__(self, code):
+        super().__init__(f"code {code}")
+        self.code = code
+
+def value():
+    one, two = Plain(), Plain()
+    one.other, two.other, one.v = two, one, 5
+    return {"keys": {Key(1): "one", Key(2): "two"}, "set": {one, two}, "pair": Pair(1, [Kind.A]), "level": Level.LOW,
+            "oops": Oops(3), "kinds": {Kind.A: 1}}
+if __name__ == "__main__":
+    sys.stdout.buffer.write(encode(value()))
+    sys.stdout.buffer.flush()
+    back = decode(sys.stdin.buffer.read())
+    keys, plain = back["keys"], back["set"]
+    assert keys == {Key(1): "one", Key(2): "two"}, keys
+    assert {type(item) for item in plain} == {Plain} and len(plain) == 2
+    assert all(item.other in plain and item.other.other is item for item in plain)
+    assert type(back["pair"]) is Pair and back["pair"].right == [Kind.A]
+    assert back["level"] is Level.LOW and type(back["oops"]) is Oops and back["oops"].code == 3
+    assert back["kinds"] == {Kind.A: 1}
+    sys.stderr.write("home")
+"""
+
+
+def test_a_record_of_an_unknown_class_is_a_placeholder_and_comes_home_as_the_real_thing() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "sender.py"
+        script.write_text(SENDER, encoding="utf-8")
+        sender = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert sender.stdin is not None
+        assert sender.stdout is not None
+        sent = sender.stdout.read(len(sender.stdout.peek()))  # type: ignore[attr-defined]
+        value: Any = decode(sent)
+        _, said = sender.communicate(encode(value))
+    assert said == b"home", said.decode()
+    keys = list(value["keys"])
+    assert [key.n for key in keys] == [1, 2]
+    kind = type(keys[0])
+    assert (kind.__module__, kind.__qualname__) == ("__main__", "Key")
+    assert repr(keys[0]) == "__main__.Key(n=1)"
+    assert keys[0] != keys[1]
+    assert len(value["set"]) == 2
+    assert {getattr(item, "v", None) for item in value["set"]} == {5, None}
+    left, right = value["pair"]
+    assert (value["pair"].left, value["pair"].right) == (left, right)
+    assert repr(right[0]) == "__main__.Kind(name='A', value='a')"
+    assert value["level"] + 1 == 2
+    assert value["level"].name == "LOW"
+    assert value["kinds"][right[0]] == 1
+    assert isinstance(value["oops"], LookupError)
+    assert (value["oops"].code, str(value["oops"])) == (3, "code 3")
+
+
+@pytest.mark.parametrize("value", [Reducing(), threading.local(), threading.Thread(), type("Heap", (bytearray,), {})()])
+def test_an_object_that_is_more_than_its_attributes_is_refused(value: object) -> None:
+    RAN.clear()
+    with pytest.raises(ValueTransferError):
+        encode([value])
+    assert RAN == []
+
+
+@dataclass
+class Deleting:
+    path: str
+
+    def __del__(self) -> None:
+        RAN.append(self.path)
+
+
+@dataclass
+class Unmet:
+    x: int
+    y: int
+
+
+class Unsent:
+    pass
+
+
+def _forged(qualname: str, shape: int, fields: list[str], module: str = __name__) -> object:
+    import msgspec  # the tests' own forge
+
+    entry = [module, qualname, 0, shape, "", fields]
+    return decode(b"\xc1" + msgspec.msgpack.encode([[9, 0, *("evil" for _ in fields)], [], [entry]]))
+
+
+def test_a_peers_word_alone_makes_no_plain_object_and_none_with_a_finaliser() -> None:
+    """A `__del__` may delete the file that a field names."""
+    RAN.clear()
+    for made in (
+        _forged("Deleting", 1, ["path"]),
+        _forged("Unsent", 0, ["path"]),
+        _forged("_TemporaryFileCloser", 0, ["file", "name"], "tempfile"),
+        _forged("Unmet", 1, ["x"]),  # a field is missing: not the class that it was there
+        _forged("Pair", 2, ["right", "left"]),
+    ):
+        assert type(made) not in (Deleting, Unsent, Unmet, Pair)
+        assert type(made).__mro__[1].__module__ == "secfarm.task.codec_classes"
+    del made
+    assert RAN == []
+
+
+def test_decoding_imports_nothing_that_a_peer_names() -> None:
+    assert "antigravity" not in sys.modules
+    _forged("geohash", 1, ["x"], "antigravity")
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["__class__", "__init_subclass__", "a b", ""])
+def test_a_placeholder_of_a_tuple_takes_only_names_of_fields(name: str) -> None:
+    with pytest.raises(ProtocolError):
+        _forged("Fake", 2, [name])
+
+
+def test_a_member_that_the_enum_lacks_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        _forged("Colour", 3, ["name", "value"])
+
+
+@dataclass
+class Wide:
+    items: list[int] = field(default_factory=list)
+
+
+def test_many_records_of_a_class_name_it_once() -> None:
+    assert encode([Wide([1]) for _ in range(50)]).count(b"Wide") == 1
