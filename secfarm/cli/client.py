@@ -1,4 +1,4 @@
-"""What commands that dial share: the type of an address, and who we are."""
+"""What commands that dial share: how an address is read, and who we are."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 5.0  # a command that keeps trying for ever looks like one that hangs
 
 
-class AddressType(click.ParamType):
-    """An address, in its normal form."""
+def one_address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the normal form of an address (click's callback)."""
+    return _normal(context, parameter, value, listening=False)
 
-    name = "address"
 
-    def __init__(self, *, listening: bool = False) -> None:
-        self._listening = listening
+def some_addresses(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the normal forms of addresses to dial (click's callback)."""
+    return tuple([_normal(context, parameter, value, listening=False) for value in values])
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the normal form of `value`, or fail as click does."""
-        try:
-            return str(parse_address(value, listening=self._listening))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+
+def listening_addresses(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the normal forms of addresses to listen on (click's callback)."""
+    return tuple([_normal(context, parameter, value, listening=True) for value in values])
+
+
+def _normal(context: click.Context, parameter: click.Parameter, value: str, *, listening: bool) -> str:
+    try:
+        return str(parse_address(value, listening=listening))
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
 
 
 def client_auth() -> Auth | None:

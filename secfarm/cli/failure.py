@@ -49,15 +49,17 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (MissingModulesError, "have them installed in the server's Python, or do without them in the task"),
     (ValueTransferError, "pass and return plain values; docs/codec.md lists what travels"),
     (AuthError, "compare known_servers here, allowed_signers there, and both clocks; the server's log has the reason"),
-    (KeyFileError, "`secfarm keygen` makes keys; `secfarm doctor` looks at all files"),
-    (TrustFileError, "correct the file; docs/operations.md has its format, and `secfarm doctor` looks at all files"),
-    (ConfigError, "correct the configuration; docs/operations.md has its format, and `secfarm doctor` looks at it"),
+    (KeyFileError, "make one with `secfarm keygen`; keys/README.md says how keys are kept"),
+    (TrustFileError, "correct the file; docs/operations.md has its format"),
+    (ConfigError, "correct the configuration; docs/operations.md has its format"),
     (PolicyError, "the server's policy.toml says what you may do"),
     (VerifyError, "keep what failed as evidence, and find out who changed it"),
     (ProtocolError, "check that the address is that of a secfarm server of the same version"),
     (KernelError, "check the address and the firewall, and that `secfarm serve` runs there"),
+    (TimeoutError, "try again; if it recurs, the server's log may say why"),
     (OSError, "check the path and its permissions"),
 )
+_REMEDY: Final = " Run: "  # behind it some messages name the very command that helps
 _REPORT: Final = "run it again with -v for the traceback, and report it"
 
 
@@ -81,21 +83,32 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, KeyboardInterrupt | click.Abort | concurrent.futures.CancelledError):
         return Failure("interrupted", "what was running for you has been ended", ExitStatus.INTERRUPTED)
     told = _reason(error)
-    hint = next((hint for kind, hint in _HINTS if isinstance(told, kind)), None)
+    hint = next((hint for kind, hint in _HINTS if isinstance(told, kind)), _REPORT)
     if isinstance(error, TaskExecutionError):
         where = f" on server {error.server}" if error.server else ""
-        return Failure(_line(f"the task raised{where}: {error.report}"), hint or "", error.exit_status)
-    if isinstance(told, SecfarmError):
-        return Failure(_line(str(error)), hint or told.hint or _REPORT, told.exit_status)
-    if isinstance(error, OSError):
-        return Failure(_line(str(error)), hint or "", ExitStatus.USAGE)
-    return Failure(_line(f"an error inside secfarm: {type(error).__name__}: {error}"), _REPORT, ExitStatus.TASK_RAISED)
+        return Failure(_line(f"the task raised{where}: {error.report}"), hint, error.exit_status)
+    message, _, remedy = _line(_words(error)).partition(_REMEDY)
+    return Failure(message, f"run: {remedy}" if remedy else hint, _status_of(told))
+
+
+def _status_of(error: BaseException) -> ExitStatus:
+    if isinstance(error, SecfarmError):
+        return error.exit_status
+    if isinstance(error, TimeoutError):
+        return ExitStatus.TIMED_OUT
+    return ExitStatus.USAGE if isinstance(error, OSError) else ExitStatus.TASK_RAISED
 
 
 def _reason(error: BaseException) -> BaseException:
     """Return what decides about status and hint: where a kernel could not be made, why that was."""
     cause = error.__cause__
     return cause if isinstance(error, KernelCreationError) and isinstance(cause, SecfarmError) else error
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, SecfarmError | OSError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else f"an error inside secfarm: {error!r}"
 
 
 def _usage(error: click.ClickException) -> Failure:

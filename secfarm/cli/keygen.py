@@ -45,7 +45,7 @@ def _pair(output: Output, file: Path, comment: str, *, encrypt: bool) -> None:
         passphrase = str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)).encode()
     key = create_signing_key(file, comment=comment, passphrase=passphrase)
     line = key.public.openssh(comment)
-    principal = comment.split()[0] if comment.split() else "PRINCIPAL"
+    principal = next(iter(comment.split()), "PRINCIPAL")
     output.confirm(
         {
             "type": "ed25519",

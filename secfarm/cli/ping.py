@@ -6,14 +6,14 @@ import time
 
 import click
 
-from secfarm.cli.client import CONNECT_TIMEOUT_S, AddressType, client_auth
+from secfarm.cli.client import CONNECT_TIMEOUT_S, client_auth, one_address
 from secfarm.cli.output import Output, output_options, pass_output
 from secfarm.errors import ConnectionLostError
 from secfarm.farm.launcher import ping
 
 
 @click.command("ping")
-@click.argument("address", type=AddressType())
+@click.argument("address", callback=one_address)
 @click.option(
     "--timeout",
     "timeout_s",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from secfarm.cli.client import CONNECT_TIMEOUT_S, AddressType, client_auth
+from secfarm.cli.client import CONNECT_TIMEOUT_S, client_auth, one_address
 from secfarm.cli.output import Output, output_options, pass_output, printable
 from secfarm.farm.launcher import server_status
 
 
 @click.command("status")
-@click.argument("address", type=AddressType())
+@click.argument("address", callback=one_address)
 @output_options()
 @pass_output
 def command(output: Output, *, address: str) -> None:

@@ -203,8 +203,8 @@ class Server:
             nonce=os.urandom(NONCE_BYTES),
             certificate=self._certificate,
             address="",
-            name=self.name,
-            python_version=self.python_version,
+            name="",  # who has not proven a name hears none; the welcome says it
+            python_version="",
             clock=self.clock,
         )
 

@@ -62,3 +62,8 @@ def _context(protocol: int) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+def tls_library() -> str:
+    """Return name and version of the library that speaks TLS here, for people."""
+    return ssl.OPENSSL_VERSION

@@ -76,10 +76,10 @@ class WorkerPool:
         return [process.pid for process in self._workers]
 
     def close(self) -> None:
-        """Kill every worker."""
+        """Kill every worker; they are gone when this returns."""
         self._closed = True
         for process in list(self._workers):
-            process.kill()
+            process.end()
 
     # --- sharing out ----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Sends calls, reads reports, takes calls back, kills. Knows nothing of sessions o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -95,6 +96,9 @@ class WorkerProcess:
         self._unsent: deque[memoryview] = deque()
         self._received = bytearray()
         self._open = True
+        # The end of the results pipe is not enough: a process that the task forked may hold it open.
+        self._pidfd = os.pidfd_open(self._process.pid)
+        loop.add_reader(self._pidfd, self._gone)
         loop.add_reader(self._results_read, self._readable)
 
     @property
@@ -141,20 +145,28 @@ class WorkerProcess:
             pass
         return taken
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Take what is in the results pipe; return whether there was something."""
         try:
             data = os.read(self._results_read, _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._ended()
-            return
+            return False
         self._received += data
         try:
             for done in self._reports():
                 self._on_done(self, done)
         except ProtocolError:
-            self._ended()
+            self.end()
+        return True
+
+    def _gone(self) -> None:
+        """The process has exited: its last reports are read, then it is over."""
+        while self._open and self._readable():
+            pass
+        self._ended()
 
     def _reports(self) -> Iterator[Done]:
         received, start = self._received, 0
@@ -173,18 +185,21 @@ class WorkerProcess:
             del received[:start]
 
     def kill(self) -> None:
-        """End the process now; `on_exit` follows once its last reports are read."""
+        """End the process, and what it forked into its process group, now; `on_exit` follows after its last reports."""
         if self._open:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _ended(self) -> None:
+    def end(self) -> None:
+        """End the process now, whatever it still wanted to report, and tell `on_exit`."""
         if not self._open:
             return
+        self.kill()
         self._open = False
-        self._loop.remove_reader(self._results_read)
+        for fd in (self._results_read, self._pidfd):
+            self._loop.remove_reader(fd)
         self._loop.remove_writer(self._requests_write)
-        self._process.kill()
         status = self._process.wait()
         self._on_exit(self, Exit(-status, None) if status < 0 else Exit(None, status))
-        for fd in (self._requests_write, self._requests_back, self._results_read):
+        for fd in (self._requests_write, self._requests_back, self._results_read, self._pidfd):
             os.close(fd)

@@ -16,7 +16,7 @@ from secfarm.errors import ProtocolError, ValueTransferError
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_decode import TreeDecoder
 from secfarm.task.codec_encode import TreeEncoder
-from secfarm.task.codec_kinds import MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, all_of
+from secfarm.task.codec_kinds import FEW, MAP, MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, all_of
 
 __all__ = ["decode", "decode_call", "encode", "encode_call"]
 
@@ -25,6 +25,11 @@ Call: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
 
 _KEYS_OF_KWARGS: Final = frozenset({str})
 _PLAIN: Final = SCALARS | {list, dict}
+_TABLES: Final = frozenset({list})
+_TREE_PARTS: Final = 3
+_REASON_CHARS: Final = 200
+# What msgspec raises for bytes that it cannot read as the type asked for.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError)
 _PAIRS: Final = frozenset({tuple, list})
 _CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
 _NO_STACK: Final = "the value cannot be walked: the caller's own calls nearly fill the stack; nothing was sent"
@@ -35,11 +40,12 @@ _Scalar: TypeAlias = bool | int | float | str | None
 _Level1: TypeAlias = _Scalar | list[_Scalar] | dict[_Scalar, _Scalar]
 _Level2: TypeAlias = _Scalar | list[_Level1] | dict[_Scalar, _Level1]
 _Level3: TypeAlias = _Scalar | list[_Level2] | dict[_Scalar, _Level2]
+_Level4: TypeAlias = _Scalar | list[_Level3] | dict[_Scalar, _Level3]
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_plain_decoder: Final = msgspec.msgpack.Decoder(_Level3)
+_plain_decoder: Final = msgspec.msgpack.Decoder(_Level4)
 _call_decoder: Final = cast(
-    "msgspec.msgpack.Decoder[Call]", msgspec.msgpack.Decoder(tuple[tuple[_Level3, ...], dict[str, _Level3]])
+    "msgspec.msgpack.Decoder[Call]", msgspec.msgpack.Decoder(tuple[tuple[_Level4, ...], dict[str, _Level4]])
 )
 _any_decoder: Final = msgspec.msgpack.Decoder()
 
@@ -89,10 +95,12 @@ def decode(buffer: Buffer) -> object:
     Raises:
         ProtocolError: the bytes are not what `encode` makes, whatever they are.
     """
+    if buffer[:1] == TREE_MARK:
+        return _decode_tree(buffer, 0)
     try:
         return _plain_decoder.decode(buffer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
-        return _decode_rest(buffer)
+    except _UNREADABLE:
+        return _decode_plain(buffer, 0)
 
 
 def decode_call(buffer: Buffer) -> Call:
@@ -101,10 +109,13 @@ def decode_call(buffer: Buffer) -> Call:
     Raises:
         ProtocolError: the bytes are not what `encode_call` makes, whatever they are.
     """
-    try:
-        return _call_decoder.decode(buffer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
-        call = _decode_rest(buffer, -_CALL_LEVELS)
+    if buffer[:1] == TREE_MARK:
+        call = _decode_tree(buffer, -_CALL_LEVELS)
+    else:
+        try:
+            return _call_decoder.decode(buffer)
+        except _UNREADABLE:
+            call = _decode_plain(buffer, -_CALL_LEVELS)
     # By exact type, not by pattern: a peer may send a range where a sequence is looked for.
     if type(call) not in _PAIRS or len(cast("list[object]", call)) != 2:  # noqa: PLR2004 - a pair
         raise ProtocolError("the bytes are not the arguments of a call: a tuple and a dict")
@@ -118,11 +129,11 @@ def decode_call(buffer: Buffer) -> Call:
 
 def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
     """Whether msgpack alone carries `values`, which stand inside `depth` containers: exact, unshared, not too deep."""
-    if all_of(SCALARS, values):
+    if len(values) > FEW and all_of(SCALARS, values):
         return True
-    if depth >= MAX_DEPTH or not all_of(_PLAIN, values):
-        return False
     for item in values:
+        if type(item) in SCALARS:
+            continue
         if type(item) is list:
             inside: Collection[object] = item
         elif type(item) is dict:
@@ -130,8 +141,8 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
                 return False
             inside = item.values()
         else:
-            continue
-        if id(item) in seen:
+            return False
+        if id(item) in seen or depth >= MAX_DEPTH:
             return False
         seen.add(id(item))
         if not _is_plain(inside, seen, depth + 1):
@@ -141,14 +152,21 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
 
 def _encode_tree(value: object, *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
-    return TREE_MARK + _encoder.encode(walk.finish(_root(walk, "value", value, 0)))
+    return _finished(walk, _root(walk, "value", value, 0))
 
 
 def _encode_call_tree(args: tuple[object, ...], kwargs: dict[str, object], *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
     depth = 1 - _CALL_LEVELS
-    root = [TUPLE, _root(walk, "args", args, depth), _root(walk, "kwargs", kwargs, depth)]
-    return TREE_MARK + _encoder.encode(walk.finish(root))
+    root = [TUPLE, _root(walk, "args", args, depth), _root(walk, "kwargs", kwargs, depth) if kwargs else [MAP, {}]]
+    return _finished(walk, root)
+
+
+def _finished(walk: TreeEncoder, root: object) -> bytes:
+    try:
+        return TREE_MARK + _encoder.encode(walk.finish(root))
+    except CannotTravel as trouble:
+        raise ValueTransferError(f"the value {trouble.reason}; nothing was sent") from None
 
 
 def _root(walk: TreeEncoder, name: str, value: object, depth: int) -> object:
@@ -161,25 +179,32 @@ def _root(walk: TreeEncoder, name: str, value: object, depth: int) -> object:
         raise ValueTransferError(_NO_STACK) from None
 
 
-def _decode_rest(buffer: Buffer, depth: int = 0) -> object:
+def _decode_plain(buffer: Buffer, depth: int) -> object:
     """Decode what the typed decoders do not take, or say what is wrong with it."""
-    tree = buffer[:1] == TREE_MARK
     try:
-        wire = _any_decoder.decode(memoryview(buffer)[1:] if tree else buffer)
-        if not tree:
-            _check_plain((wire,), depth)
-            return wire
-        match wire:
-            case [root]:
-                return TreeDecoder([], []).root(root, depth)
-            case [root, list() as table]:
-                return TreeDecoder(table, []).root(root, depth)
-            case [root, list() as table, list() as classes] if len(classes) <= MAX_CLASSES:
-                return TreeDecoder(table, classes).root(root, depth)
-            case _:
-                raise Malformed("a tree is its root and perhaps two tables")
-    except Exception as error:
-        raise ProtocolError(f"the bytes are not an encoded value: {str(error) or type(error).__name__}") from error
+        wire = _any_decoder.decode(buffer)
+        _check_plain((wire,), depth)
+    except (*_UNREADABLE, Malformed) as error:
+        raise _refusal(error) from error
+    return wire
+
+
+def _decode_tree(buffer: Buffer, depth: int) -> object:
+    try:
+        wire = _any_decoder.decode(memoryview(buffer)[1:])
+        if type(wire) is not list or not 1 <= len(wire) <= _TREE_PARTS:
+            raise Malformed("a tree is its root and perhaps two tables")
+        root, *tables = wire
+        if not all_of(_TABLES, tables) or (len(tables) == 2 and len(tables[1]) > MAX_CLASSES):  # noqa: PLR2004
+            raise Malformed("the tables of a tree are arrays, that of classes a short one")
+        return TreeDecoder(*tables).root(root, depth)
+    except Exception as error:  # a peer's bytes may make any type's constructor, or any hash, raise anything
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> ProtocolError:
+    reason = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote the peer, at any length
+    return ProtocolError(f"the bytes are not an encoded value: {reason[:_REASON_CHARS]}")
 
 
 def _check_plain(values: Collection[object], depth: int) -> None:

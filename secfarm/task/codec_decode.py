@@ -7,12 +7,13 @@ container holds a tuple that is not complete yet, that place is filled at the en
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_kinds import (
+    FEW,
     FROZENSET,
     INT,
     LIST,
@@ -52,7 +53,7 @@ class Underway(Exception):  # noqa: N818 - a signal between builders, not an err
     """A reference to a tuple (or its like) that stands around this place and is not complete yet."""
 
     def __init__(self, slot: int) -> None:
-        super().__init__(slot)
+        super().__init__("a tuple contains itself")
         self.slot = slot
 
 
@@ -61,11 +62,11 @@ class TreeDecoder:
 
     __slots__ = ("_built", "_heights", "_kept", "_later", "_slots", "_stuck", "_table", "classes")
 
-    def __init__(self, table: list[object], classes: list[object]) -> None:
-        self.classes = classes  # entries; codec_records replaces each by what it means when it is first met
+    def __init__(self, table: Sequence[object] = (), classes: list[object] | None = None) -> None:
+        self.classes = classes or []  # entries; codec_records replaces each by what it means when it is first met
         self._table = table
         self._built: list[object] = [_UNMET] * len(table)
-        self._slots = {id(node): slot for slot, node in enumerate(table)}
+        self._slots = {id(node): slot for slot, node in enumerate(table)} if table else {}
         self._later: list[Callable[[], None]] = []
         self._stuck: dict[int, list[int]] = {}  # slot that is underway: slots that need it
         self._heights: dict[int, int] = {}
@@ -112,11 +113,15 @@ class TreeDecoder:
     def items(self, node: Node, depth: int, *, start: int = 1) -> list[object]:
         """Return the values of the node's items from `start`, for a container that cannot be filled later."""
         items = node[start:]
-        return items if all_of(SCALARS, items) else [self.build(item, depth) for item in items]
+        return (
+            items
+            if len(items) > FEW and all_of(SCALARS, items)
+            else [item if type(item) in SCALARS else self.build(item, depth) for item in items]
+        )
 
     def fill_list(self, target: list[object] | deque[object], depth: int) -> None:
         """Replace the nodes in `target` by their values."""
-        if all_of(SCALARS, target):
+        if len(target) > FEW and all_of(SCALARS, target):
             return
         for index, item in enumerate(target):
             if type(item) in SCALARS:
@@ -130,7 +135,7 @@ class TreeDecoder:
         """Replace the nodes among the values of `target` by their values."""
         if not all_of(SCALARS, target):
             raise Malformed("the keys of a map are scalars")
-        if all_of(SCALARS, target.values()):
+        if len(target) > FEW and all_of(SCALARS, target.values()):
             return
         for key, item in target.items():
             if type(item) in SCALARS:
@@ -164,7 +169,9 @@ class TreeDecoder:
             raise Malformed("a set has the same element twice")
 
     def note_height(self, value: object, parts: Iterable[object]) -> None:
-        """The encoder's bound on tuples in tuples, kept here too: hashing them is an unguarded recursion in C."""
+        """The encoder's bound on tuples in tuples, kept here too; without a table the depth bounds them."""
+        if not self._slots:
+            return
         inner = [self._heights.get(id(item), 1) for item in parts if isinstance(item, tuple | slice)]
         if not inner:
             return
@@ -217,10 +224,7 @@ def _list(walk: TreeDecoder, node: Node, depth: int) -> list[object]:
 
 
 def _tuple(walk: TreeDecoder, node: Node, depth: int) -> tuple[object, ...]:
-    items = node[1:]
-    if all_of(SCALARS, items):
-        return tuple(items)
-    made = tuple([item if type(item) in SCALARS else walk.build(item, depth) for item in items])
+    made = tuple(walk.items(node, depth))
     walk.note_height(made, made)
     return made
 

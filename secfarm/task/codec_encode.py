@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, cast
 
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_kinds import (
+    FEW,
     FROZENSET,
     INT,
     LIST,
@@ -45,18 +46,20 @@ class TreeEncoder:
         wide: whether ints over 64 bits and texts with lone surrogates are looked for, item by item.
     """
 
-    __slots__ = ("_classes", "_flat", "_heights", "_nodes", "_slots")
+    __slots__ = ("_classes", "_flat", "_nodes", "_slots", "_tuples")
 
     def __init__(self, *, wide: bool = False) -> None:
         self._flat = _NARROW if wide else SCALARS
         self._nodes: dict[int, tuple[Node, object]] = {}  # by id; the value is held, so that its id stays its own
         self._slots: dict[int, int] = {}  # id of a value met twice: its place in the table
-        self._heights: dict[int, int] = {}  # of tuples that hold tuples
+        self._tuples: list[tuple[object, Iterable[object]]] = []  # and slices, each after those in it
         self._classes: dict[tuple[object, ...], int] = {}
 
     def finish(self, root: object) -> list[object]:
         """Return `[root]`, `[root, table]` or `[root, table, classes]`; nodes met twice move into the table."""
         table: list[object] = []
+        if self._slots:
+            self._check_heights()
         for ident in self._slots:
             node, _ = self._nodes[ident]
             table.append(node.copy())
@@ -104,11 +107,11 @@ class TreeEncoder:
                 raise CannotTravel(f"is a record of one class more than the {MAX_CLASSES} that a value may hold")
         return index
 
-    def items(self, node: Node, values: Collection[object], depth: int, step: str = "[{}]") -> bool:
-        """Append the nodes of `values`; `step` names one of them in an error's path. False: they all are scalars."""
-        if all_of(self._flat, values):
+    def items(self, node: Node, values: Collection[object], depth: int, step: str = "[{}]") -> None:
+        """Append the nodes of `values`; `step` names one of them in an error's path."""
+        if len(values) > FEW and all_of(self._flat, values):
             node.extend(values)
-            return False
+            return
         flat, start = self._flat, len(node)
         try:
             for item in values:
@@ -116,7 +119,6 @@ class TreeEncoder:
         except CannotTravel as trouble:
             trouble.steps.append(step.format(len(node) - start))
             raise
-        return True
 
     def mapping(self, node: Node, value: dict[object, object], depth: int) -> None:
         """Append a dict: one msgpack map when its keys allow, else pairs."""
@@ -125,7 +127,7 @@ class TreeEncoder:
             self.pairs(node, value, depth)
             return
         flat = self._flat
-        if all_of(flat, value.values()):
+        if len(value) > FEW and all_of(flat, value.values()):
             node += (MAP, value)
             return
         filled: dict[object, object] = {}
@@ -144,18 +146,22 @@ class TreeEncoder:
             node.append(self.within(key, depth, f".keys()[{(len(node) - 1) // 2}]"))
             node.append(self.within(item, depth, f"[{_shown(key)}]"))
 
-    def note_height(self, value: object, parts: Iterable[object]) -> None:
-        """Bound how deep tuples and slices stand in each other, through shared ones too.
+    def note_tuple(self, value: object, parts: Iterable[object]) -> None:
+        """Remember a tuple or slice, of which `parts` are the items, for the bound on how deep they stand."""
+        self._tuples.append((value, parts))
+
+    def _check_heights(self) -> None:
+        """Bound how deep tuples and slices stand in each other by sharing; else their depth is bounded already.
 
         Hashing them is a recursion in C that Python does not guard.
         """
-        inner = [self._heights.get(id(item), 1) for item in parts if isinstance(item, tuple | slice)]
-        if not inner:
-            return
-        height = 1 + max(inner)
-        if height > MAX_HEIGHT:
+        heights: dict[int, int] = {}
+        for value, parts in self._tuples:
+            inner = [heights.get(id(item), 1) for item in parts if isinstance(item, tuple | slice)]
+            if inner:
+                heights[id(value)] = 1 + max(inner)
+        if max(heights.values(), default=0) > MAX_HEIGHT:
             raise CannotTravel(_TOO_DEEP)
-        self._heights[id(value)] = height
 
 
 def _shown(key: object) -> str:
@@ -184,8 +190,8 @@ def _list(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
 def _tuple(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
     node.append(TUPLE)
     values = cast("tuple[object, ...]", value)
-    if walk.items(node, values, depth):
-        walk.note_height(values, values)
+    walk.items(node, values, depth)
+    walk.note_tuple(values, values)
 
 
 def _set(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:

@@ -58,6 +58,7 @@ DEFAULT_DICT: Final = 43
 COUNTER: Final = 44
 NAMESPACE: Final = 45
 
+FEW: Final = 8  # items up to which a loop beats `all_of`
 _LONG: Final = 256  # items from which counting one type beats collecting all
 
 

@@ -25,7 +25,7 @@ _SCALAR_FIELDS: Final = ("dtype", "data")
 
 # One dtype without fields, as `dtype.str` writes it. Nothing else reaches numpy's own parser.
 _SIMPLE: Final = re.compile(r"[<>|][biufcSUVmM]\d{1,9}(?:\[\d{0,9}[a-zA-Z]{1,2}\])?")
-_MAX_DIMENSIONS: Final = 32  # of numpy 1; numpy 2 has 64
+MAX_DIMENSIONS: Final = 32  # of numpy 1; numpy 2 has 64
 
 
 def fill_for(kind: type) -> Fill | None:
@@ -56,10 +56,14 @@ def _numpy() -> Any:  # noqa: ANN401 - a module that need not be there
 
 def _from_array(walk: TreeEncoder, node: Node, value: object, _: int) -> None:
     array: Any = value
+    dtype = _spelt(array.dtype)
     fortran = bool(array.flags.f_contiguous and not array.flags.c_contiguous)
-    held = array.tobytes(order="F" if fortran else "C")
+    if array.flags.c_contiguous:
+        held = array.reshape(-1).view("u1").data  # msgpack takes the bytes from there itself
+    else:
+        held = array.tobytes(order="F" if fortran else "C")
     open_record(walk, node, _ARRAY, _ARRAY_FIELDS)
-    node += (_spelt(array.dtype), _list(array.shape), fortran, bool(array.flags.writeable), held)
+    node += (dtype, _list(array.shape), fortran, bool(array.flags.writeable), held)
 
 
 def _from_scalar(walk: TreeEncoder, node: Node, value: object, _: int) -> None:
@@ -87,7 +91,9 @@ def _spelt(dtype: Any) -> object:  # noqa: ANN401 - numpy.dtype, where numpy is 
         raise CannotTravel(f"has the dtype {dtype}, whose fields have titles")
     formats = _list(_spelt(field[0]) for field in fields)
     offsets = _list(field[1] for field in fields)
-    return _list(("fields", _list(dtype.names), formats, offsets, dtype.itemsize, dtype.isalignedstruct))
+    return _list(
+        ("fields", _list(map(text_node, dtype.names)), formats, offsets, dtype.itemsize, dtype.isalignedstruct)
+    )
 
 
 def _list(items: Iterable[object]) -> Node:
@@ -113,7 +119,7 @@ def _dtype(spelt: object) -> Any:  # noqa: ANN401 - as above
 
 
 def _shape(shape: object) -> tuple[int, ...]:
-    if type(shape) is not list or len(shape) > _MAX_DIMENSIONS:
+    if type(shape) is not list or len(shape) > MAX_DIMENSIONS:
         raise Malformed("the shape of an array is a list of at most 32 lengths")
     if not all(type(length) is int and 0 <= length <= sys.maxsize for length in shape):
         raise Malformed("a length in the shape of an array is a natural number")

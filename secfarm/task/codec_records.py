@@ -181,7 +181,7 @@ def _from_named_tuple(walk: TreeEncoder, node: Node, value: object, depth: int) 
     _begin(walk, node, value, fields)
     for name, item in zip(fields, items, strict=True):
         node.append(walk.within(item, depth, f".{name}"))
-    walk.note_height(value, items)
+    walk.note_tuple(value, items)
 
 
 def _to_named_tuple(walk: TreeDecoder, node: Node, depth: int, recipe: _Recipe) -> object:

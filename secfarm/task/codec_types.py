@@ -12,11 +12,11 @@ import pathlib
 import re
 import sys
 import types
-import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final, cast
+from uuid import UUID, SafeUUID  # the types only: nothing is generated here
 
 from secfarm.task import codec_dates
 from secfarm.task import codec_kinds as kind
@@ -107,7 +107,7 @@ def _to_range(_: TreeDecoder, node: Node, __: int) -> range:
 def _from_slice(walk: TreeEncoder, node: Node, value: slice, depth: int) -> None:
     node.append(kind.SLICE)
     node.extend(walk.within(getattr(value, part), depth, f".{part}") for part in ("start", "stop", "step"))
-    walk.note_height(value, (value.start, value.stop, value.step))
+    walk.note_tuple(value, (value.start, value.stop, value.step))
 
 
 def _to_slice(walk: TreeDecoder, node: Node, depth: int) -> slice:
@@ -159,13 +159,13 @@ def _to_fraction(_: TreeDecoder, node: Node, __: int) -> Fraction:
     return made
 
 
-def _from_uuid(_: TreeEncoder, node: Node, value: uuid.UUID, __: int) -> None:
+def _from_uuid(_: TreeEncoder, node: Node, value: UUID, __: int) -> None:
     node += (kind.UUID, value.bytes, value.is_safe.value)
 
 
-def _to_uuid(_: TreeDecoder, node: Node, __: int) -> uuid.UUID:
+def _to_uuid(_: TreeDecoder, node: Node, __: int) -> UUID:
     held, safe = parts(node, 2)
-    return uuid.UUID(bytes=held, is_safe=uuid.SafeUUID(safe))
+    return UUID(bytes=held, is_safe=SafeUUID(safe))
 
 
 def _from_path(_: TreeEncoder, node: Node, value: pathlib.PurePath, __: int) -> None:
@@ -316,7 +316,7 @@ _ROWS: Final[tuple[tuple[Any, int, Any, Any], ...]] = (
     *codec_dates.ROWS,
     (decimal.Decimal, kind.DECIMAL, _from_decimal, _to_decimal),
     (Fraction, kind.FRACTION, _from_fraction, _to_fraction),
-    (uuid.UUID, kind.UUID, _from_uuid, _to_uuid),
+    (UUID, kind.UUID, _from_uuid, _to_uuid),
     *((path, kind.PATH, _from_path, _to_path) for path in _PATHS),
     *((address, kind.IP, _from_address, _to_address) for address in _ADDRESSES),
     (re.Pattern, kind.PATTERN, _from_pattern, _to_pattern),

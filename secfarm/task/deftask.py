@@ -159,7 +159,7 @@ def _read(text: str) -> tuple[_Node, Found]:
         body = parse(f"{header}{text}\n)" if is_lambda else f"{header}{text}\n").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidTaskError(f"the text is not Python of this version: {error}; nothing was recorded") from error
-    if len(body) == 1 and isinstance(body[0], ast.If):
+    if header.startswith("if") and len(body) == 1 and isinstance(body[0], ast.If):
         body = body[0].body
     node: ast.AST | None = body[0] if len(body) == 1 else None
     if isinstance(node, ast.Expr):

@@ -121,13 +121,13 @@ def _pair(module: object, qualname: object) -> tuple[str, str] | None:
 
 def _homes(module: str) -> Iterator[str]:
     """Yield the modules that may offer what `module` defines, the public ones first."""
+    if module in ("io", "_io"):
+        yield "builtins"  # open
     if module in _PUBLIC:
         yield _PUBLIC[module]
     parts = module.split(".")
     private = next((index for index, part in enumerate(parts) if part.startswith("_")), None)
     if private is not None:
-        if module == "_io":
-            yield "builtins"
         yield ".".join(part.lstrip("_") for part in parts)
         if private:
             yield ".".join(parts[:private])

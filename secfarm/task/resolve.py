@@ -8,6 +8,8 @@ program can be kept and checked at the next submit.
 from __future__ import annotations
 
 import builtins
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -16,7 +18,7 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import InvalidTaskError
-from secfarm.task.importable import import_ref, module_ref, offers, submodules
+from secfarm.task.importable import import_ref, is_installed_module, module_ref, offers, submodules
 from secfarm.task.program import (
     Binding,
     Function,
@@ -112,6 +114,8 @@ _DATA: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 )
 _EVALUATORS: Final = frozenset({"eval", "exec"})
+_IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
+_INSPECTORS: Final = frozenset({"__dict__", "dir", "getattr", "hasattr", "vars"})  # ask by names that no code shows
 _SIGNATURES: Final = frozenset({"__annotations__", "signature", "get_type_hints", "get_annotations", "getfullargspec"})
 
 
@@ -230,9 +234,7 @@ class _Builder:
         fallback = _builtins_of(unit.names)
         names = unit.found.loads
         if _EVALUATORS.intersection(names):
-            # Names inside of evaluated text are not seen. Most are a NameError there; one that hides a built-in
-            # would silently mean another thing.
-            names += tuple(sorted(name for name in unit.names if name in fallback and not _is_dunder(name)))
+            names += tuple(sorted(self._evaluated_names(unit, fallback)))
         for name in names:
             if (id(unit.names), name) in self._seen or name == "__name__":
                 continue
@@ -249,6 +251,15 @@ class _Builder:
             else:
                 bound[name] = self._resolve(value, read, f"global variable `{name}` of {unit.title}", unit, name)
         return index
+
+    def _evaluated_names(self, unit: _Unit, fallback: Mapping[str, object]) -> set[str]:
+        """Return the names that `eval` and `exec` may look up: those in string constants, and all that hide a built-in.
+
+        What else a text that is made at run time names is a NameError there; a hidden built-in would silently be
+        another function.
+        """
+        written = {name for word in unit.found.words for name in _IDENTIFIER.findall(word)}
+        return {name for name in unit.names if (name in written or name in fallback) and not _is_dunder(name)}
 
     def _namespace(self, names: dict[str, object]) -> tuple[int, dict[str, Binding]]:
         for index, (known, bound) in enumerate(self._namespaces):
@@ -306,7 +317,7 @@ class _Builder:
         before = sum(len(held.bound) for held in self._held.values())
         for held in list(self._held.values()):
             unit = self._units[held.index]
-            for name in sorted(words.intersection(held.attributes(self._root)).difference(held.bound)):
+            for name in sorted(_asked(held.attributes(self._root), words).difference(held.bound)):
                 read = _attribute(held, name)
                 place = f"attribute `{name}` of {held.title}"
                 held.bound[name] = self._resolve(read(self._root), read, place, unit)
@@ -318,7 +329,7 @@ class _Builder:
 
     def _watch_attributes(self, held: _Held, words: frozenset[str]) -> None:
         bound = frozenset(held.bound)
-        self._watch(lambda root: words.isdisjoint(held.attributes(root).keys() - bound), expected=True)
+        self._watch(lambda root: _asked(held.attributes(root), words) <= bound, expected=True)
         unit = self._units[held.index]
         for name, read in _special_attributes(held, words):
             if name not in bound:
@@ -357,6 +368,11 @@ class _Builder:
             reference = module_ref(value)
             if reference is None:
                 raise InvalidTaskError(f"{place} is {value!r}, which no import gives; nothing was sent")
+            if reference.module.partition(".")[0] in sys.stdlib_module_names and not is_installed_module(value):
+                raise InvalidTaskError(
+                    f"{place} is {value!r}; a server would import the standard library's module of that name, so "
+                    "nothing was sent. Give your own module another name."
+                )
             self._modules.append(value)
             return reference
         if isinstance(value, FunctionType | Recorded):
@@ -422,7 +438,7 @@ _OS_ERRORS: Final = frozenset({"EnvironmentError", "IOError", "WindowsError"})  
 def _is_standard(name: str, value: object) -> bool:
     """Whether the built-in `value` under this name is the one that every Python has."""
     if isinstance(value, BuiltinFunctionType | type):
-        return value.__module__ in ("builtins", "_io") and (value.__name__ == name or name in _OS_ERRORS)
+        return value.__module__ in ("builtins", "io", "_io") and (value.__name__ == name or name in _OS_ERRORS)
     constant = value is NotImplemented or value is Ellipsis
     return constant or _is_dunder(name) or type(value).__module__ == "_sitebuiltins"
 
@@ -432,6 +448,13 @@ def _attributes(task: FunctionType | Recorded | None) -> Mapping[str, object]:
     if isinstance(task, Recorded):
         return {name: value for name, value in vars(task).items() if not _is_dunder(name)}
     return {} if task is None else vars(task)
+
+
+def _asked(attributes: Mapping[str, object], words: frozenset[str]) -> frozenset[str]:
+    """Return the attributes that code with these names can ask for."""
+    if not attributes or not _INSPECTORS.isdisjoint(words):
+        return frozenset(attributes)
+    return words.intersection(attributes)
 
 
 def _attribute(held: _Held, name: str) -> Read:

@@ -101,7 +101,7 @@ def _search(function: FunctionType, remembered: Sequence[str]) -> Found:
             return found
         difference = found
     where = f"{code.co_filename}, line {code.co_firstlineno}"
-    if not seen:
+    if not seen or code.co_filename == "<string>":  # the command line is only a guess
         raise InvalidTaskError(
             f"`{code.co_qualname}` cannot travel: there is no source text of it ({where}); nothing was sent. Code made "
             "by exec or eval, or typed where Python keeps no text, has none: put it in a file, or use task_from_source."
@@ -194,6 +194,9 @@ def _prove(code: CodeType, file: File) -> Found | str:
 
 _GLOBAL_READS: Final = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"})
 _GLOBAL_WRITES: Final = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_FRAME_READERS: Final = frozenset(
+    {"dir", "eval", "exec", "locals", "super", "vars"}
+)  # see variables that no code names
 _VARIABLES: Final = frozenset(dis.hasfree) | frozenset(dis.haslocal)
 
 
@@ -228,7 +231,7 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
         place=place,
         loads=tuple(loads),
         writes=tuple(sorted(writes)),
-        used_free=frozenset(used_free.intersection(code.co_freevars)),
+        used_free=frozenset(code.co_freevars if _FRAME_READERS.intersection(loads) else used_free),
         words=frozenset(_words(code)),
         from_imports=file.from_imports,
     )

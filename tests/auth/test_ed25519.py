@@ -197,7 +197,7 @@ def test_a_side_takes_only_its_own_auth() -> None:
         Ed25519AuthServer(Path("server_ed25519"), store()),
         Ed25519AuthServer(SERVER),
     ],
-    ids=repr,
+    ids=["client paths", "client without servers", "server paths", "server without signers"],
 )
 def test_paths_that_nobody_loaded_prove_nothing(auth: Ed25519AuthClient | Ed25519AuthServer) -> None:
     side = Side.CLIENT if isinstance(auth, Ed25519AuthClient) else Side.SERVER

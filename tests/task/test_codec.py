@@ -167,7 +167,7 @@ def test_values_travel_up_to_the_greatest_depth_and_not_beyond(nest: Callable[[o
 
 
 def test_tuples_nested_by_sharing_count_too() -> None:
-    """Hashing a tuple is a recursion in C that nothing guards; a table of shared tuples must not get around the bound."""
+    """Hashing a tuple is a recursion in C that nothing guards; sharing must not get around the bound."""
     chain: list[tuple[object, ...]] = [()]
     for _ in range(MAX_DEPTH):
         chain.append((chain[-1],))

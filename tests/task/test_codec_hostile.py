@@ -160,24 +160,36 @@ def _table(root: bytes, table: list[bytes]) -> bytes:
     return b"\xc1\x92" + root + b"\xdd" + struct.pack(">I", len(table)) + b"".join(table)
 
 
-REF_0, REF_1 = b"\x92\x00\x00", b"\x92\x00\x01"
+def _sized(head: str, held: bytes) -> bytes:
+    return bytes.fromhex(head) + struct.pack(">I", len(held)) + held
+
+
+def _ref(slot: int) -> bytes:
+    return b"\x92\x00\xcd" + struct.pack(">H", slot)
+
+
+def _pairs_of(kind: int) -> list[bytes]:
+    """A table of containers that each hold the one before twice."""
+    return [bytes([0x92, kind, 0xC0]), *(_array(kind, [_ref(at)] * 2) for at in range(60))]
+
+
 COSTLY = {
     # A long tuple that waits for an outer one, asked for again and again.
-    "waiting": _table(REF_0, [_array(2, [_array(1, [REF_1] * 20_000)]), _array(2, [b"\x01"] * 20_000 + [REF_0])]),
-    "waiting in place": _table(REF_0, [_array(2, [_array(1, [_array(2, [REF_0])] * 20_000)])]),
-    "chain": _table(b"\x92\x00\xcd\x4e\x1f", [b"\x92\x02\xc0"] + [_array(2, [b"\x92\x00\xcd" + struct.pack(">H", at)]) for at in range(19_999)]),
-    "doubling": _table(b"\x92\x00\x28", [b"\x92\x01\xc0"] + [b"\x93\x01" + b"\x92\x00" + bytes([at]) + b"\x92\x00" + bytes([at]) for at in range(60)]),
-    "doubling tuples": _table(b"\x92\x00\x28", [b"\x92\x02\xc0"] + [b"\x93\x02" + b"\x92\x00" + bytes([at]) + b"\x92\x00" + bytes([at]) for at in range(60)]),
+    "waiting": _table(_ref(0), [_array(2, [_array(1, [_ref(1)] * 20_000)]), _array(2, [b"\x01"] * 20_000 + [_ref(0)])]),
+    "waiting in place": _table(_ref(0), [_array(2, [_array(1, [_array(2, [_ref(0)])] * 20_000)])]),
+    "chain": _table(_ref(19_999), [b"\x92\x02\xc0", *(_array(2, [_ref(at)]) for at in range(19_999))]),
+    "doubling lists": _table(_ref(40), _pairs_of(1)),
+    "doubling tuples": _table(_ref(40), _pairs_of(2)),
     "empty lists": b"\xdd" + struct.pack(">I", 300_000) + b"\x90" * 300_000,
-    "empty nodes": _array(1, [b"\x91\x05"] * 100_000),
+    "empty nodes": b"\xc1\x91" + _array(1, [b"\x91\x05"] * 100_000),
     "claims": b"".join(b"\xdd" + struct.pack(">I", 100_000 - 5 * at) for at in range(900)) + b"\x01" * 100_000,
     "classes": b"\xc1\x93\x90\x90\xdd" + struct.pack(">I", 2000) + b"\x90" * 2000,
-    "huge fraction": b"\xc1\x91\x93\x21" + b"\x92\x07\xc6" + struct.pack(">I", 200_000) + b"\x11" * 200_000 + b"\x92\x07\xc6" + struct.pack(">I", 200_000) + b"\x13" * 200_000,
-    "huge decimal": b"\xc1\x91\x92\x20\xdb" + struct.pack(">I", 400_000) + b"7" * 400_000,
-    "huge deque": b"\xc1\x91\x93\x29\xcf\x7f\xff\xff\xff\xff\xff\xff\xff\x01",
+    "huge fraction": b"\xc1\x91\x93\x21" + _sized("9207c6", b"\x11" * 200_000) + _sized("9207c6", b"\x13" * 200_000),
+    "huge decimal": b"\xc1\x91\x92\x20" + _sized("db", b"7" * 400_000),
+    "huge deque": bytes.fromhex("c1919329cf7fffffffffffffff01"),
     "pattern": b"\xc1" + msgpack([[37, "(" * 30_000 + ")" * 30_000, 32]]),
     "view": b"\xc1" + msgpack([[18, b"", "B", [2**62], True]]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COSTLY)
@@ -198,7 +210,7 @@ def test_a_worker_of_bounded_memory_survives_claims_of_size() -> None:
         "from secfarm.errors import ProtocolError\n"
         "from secfarm.task.codec import decode\n"
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
-        "for wire in (b'\\xdd\\xff\\xff\\xff\\xff', b'\\xc1\\xdd\\xff\\xff\\xff\\xff', b'\\xdf\\xff\\xff\\xff\\xff' * 50,\n"
+        "for wire in (b'\\xdd' + b'\\xff' * 4, b'\\xc1\\xdd' + b'\\xff' * 4, (b'\\xdf' + b'\\xff' * 4) * 50,\n"
         "             b'\\xdd' + (20_000_000).to_bytes(4, 'big') + b'\\x90' * 20_000_000):\n"
         "    try:\n"
         "        decode(wire)\n"

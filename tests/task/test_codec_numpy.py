@@ -33,16 +33,23 @@ ARRAYS = [
     np.float16([1.5]),
     np.array([1.5], dtype=np.longdouble),
     np.zeros(3, dtype="U0"),
+    np.zeros(1, dtype=[("\ud800", "i4")]),
 ]
 SCALARS = [
     *(np.float64(-0.0), np.float32("nan"), np.int8(-5), np.uint64(2**64 - 1), np.bool_(True), np.complex128(1j)),
-    *(np.str_("a\0"), np.str_(""), np.bytes_(b"a\0"), np.datetime64("2020-01-01T00:00", "m"), np.timedelta64("NaT")),
+    *(
+        np.str_("a\0"),
+        np.str_(""),
+        np.bytes_(b"a\0"),
+        np.datetime64("2020-01-01T00:00", "m"),
+        np.timedelta64("NaT", "s"),
+    ),
     *(np.longdouble(1) / 3, np.void(b"abc"), ARRAYS[12][0]),
 ]
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: array.dtype.str)
-def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(array: Any) -> None:
+def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(array: Any) -> None:  # noqa: ANN401
     frozen = array.copy(order="K")
     frozen.flags.writeable = False
     for value in (array, frozen):
@@ -58,7 +65,7 @@ def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(arr
 
 
 @pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: f"{type(scalar).__name__}")
-def test_a_scalar_keeps_its_type_and_bits(scalar: Any) -> None:
+def test_a_scalar_keeps_its_type_and_bits(scalar: Any) -> None:  # noqa: ANN401
     back: Any = decode(encode([scalar, scalar]))
     assert type(back[0]) is type(scalar)
     assert back[0].tobytes() == scalar.tobytes()

@@ -1,0 +1,129 @@
+"""`secfarm serve`: a server in this process, until it is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from secfarm.cli.client import listening_addresses
+from secfarm.cli.output import Output, output_options, pass_output, printable
+from secfarm.daemon.process import serve
+from secfarm.disk.auditlog import verify_log
+from secfarm.disk.config import load_server_config, state_home
+from secfarm.disk.credentials import server_credentials
+from secfarm.wire.address import parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secfarm.disk.config import ServerConfig
+    from secfarm.disk.credentials import ServerCredentials
+    from secfarm.wire.address import Address
+
+_IGNORED: Final = ("dial", "kerberos", "tls")
+
+
+@click.command("serve")
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Its configuration.  [default: SECFARM_CONFIG, else /etc/secfarm/config.toml]",
+)
+@click.option(
+    "--listen",
+    "addresses",
+    multiple=True,
+    metavar="ADDR",
+    callback=listening_addresses,
+    help="Instead of the configuration's addresses; may be repeated. Port 0: the system chooses.",
+)
+@click.option("--check", is_flag=True, help="Read everything, say what would be served, and do not listen.")
+@output_options()
+@pass_output
+def command(output: Output, *, file: Path | None, addresses: tuple[str, ...], check: bool) -> None:
+    """Serve tasks. SIGTERM lets what runs finish, a second one ends at once."""
+    config = load_server_config(file, os.environ)
+    listen = [parse_address(address, listening=True) for address in addresses] or list(config.listen)
+    for name in _IGNORED:
+        if getattr(config, name):
+            output.note(f"secfarm: {config.file}: {name} has no effect in this version")
+    if check:
+        _check(output, config, listen)
+        return
+    _log_to_stderr(output)
+
+    def ready(opened: list[Address]) -> None:
+        with contextlib.suppress(click.exceptions.Exit):  # whoever started us may not read; the server goes on
+            output.confirm(
+                {"listening": [str(address) for address in opened], "pid": os.getpid()},
+                *[f"listening on {address}" for address in opened],
+            )
+
+    serve(config, listen=listen, ready=ready)
+
+
+def _check(output: Output, config: ServerConfig, listen: Sequence[Address]) -> None:
+    credentials = server_credentials(config)
+    audit = config.audit or (config.state or state_home(os.environ)) / "audit.jsonl"
+    records = verify_log(audit).records if audit.exists() else 0
+    workers = config.workers or os.cpu_count() or 1
+    name = config.name or socket.gethostname()
+    output.confirm(
+        {
+            "file": str(config.file),
+            "name": name,
+            "listen": [str(address) for address in listen],
+            "workers": workers,
+            "mechanisms": sorted(credentials.auths),
+            "principals": _principals(credentials),
+            "grants": _grants(credentials),
+            "audit": str(audit),
+            "audit_records": records,
+        },
+        f"{config.file}: nothing is wrong with it; the server {name} would",
+        f"listen on   {', '.join(map(str, listen))}",
+        f"run tasks   in {workers} worker processes",
+        f"believe     {', '.join(_principals(credentials)) or 'nobody'}, by {', '.join(sorted(credentials.auths))}",
+        *[
+            f"let         {', '.join(grant['principals'])} {', '.join(grant['may']) or 'do nothing'}"
+            for grant in _grants(credentials)
+        ],
+        f"write       {audit} ({records} records so far)",
+    )
+
+
+def _principals(credentials: ServerCredentials) -> list[str]:
+    store = credentials.store
+    named = [entry.principal for entry in store.entries if not entry.cert_authority]
+    return list(dict.fromkeys([*named, *[secret.principal for secret in store.secrets]]))
+
+
+def _grants(credentials: ServerCredentials) -> list[dict[str, list[str]]]:
+    return [
+        {"principals": list(grant.principals), "may": sorted(right.value for right in grant.may)}
+        for grant in credentials.policy.grants
+    ]
+
+
+class _OneLine(logging.Formatter):
+    """A record is one line, whatever a peer put into it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), one_line=True)
+
+
+def _log_to_stderr(output: Output) -> None:
+    stream = logging.StreamHandler()
+    stream.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("secfarm")
+    log.addHandler(stream)
+    log.setLevel(logging.DEBUG if output.verbose else logging.WARNING if output.quiet else logging.INFO)
+    log.propagate = False
