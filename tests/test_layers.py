@@ -38,7 +38,7 @@ PURE_ROOMS: Final = frozenset({"task", "sign", "trust", "auth", "wire"})
 # Clock, randomness, sockets, files and processes are passed in to the pure rooms.
 IMPURE: Final = frozenset(
     {"asyncio", "glob", "multiprocessing", "random", "secrets", "select", "selectors", "shutil", "signal", "socket"}
-    | {"sqlite3", "ssl", "subprocess", "tempfile", "time", "urllib", "uuid"}
+    | {"sqlite3", "ssl", "subprocess", "tempfile", "time", "urllib"}
 )
 CLOCK_RANDOMNESS_FILES: Final = frozenset({"open", "os.open", "os.urandom", "datetime.now", "datetime.datetime.now"})
 # Pure rooms still meet a file in one place: the client's own source text, read when a function is captured.

@@ -154,26 +154,27 @@ def _shown(output: Output, items: list[T], label: str) -> Iterable[T]:
         yield from bar
 
 
+def _most_used(counted: Survey) -> list[tuple[str, int]]:
+    return sorted(counted["identifiers"].items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
+
+
 def _summary(counted: Survey) -> dict[str, object]:
-    names = sorted(counted["identifiers"].items(), key=lambda item: (-item[1], item[0]))
     return {
         "files": counted["files"],
         "lines": counted["lines"],
         "words": counted["words"],
         "functions": counted["functions"],
-        "distinct_identifiers": len(names),
-        "most_used": names[:_SHOWN],
-        "longest": counted["longest"][:_SHOWN],
+        "distinct_identifiers": len(counted["identifiers"]),
+        "most_used": _most_used(counted),
+        "longest": counted["longest"],
     }
 
 
 def _table(counted: Survey) -> Iterable[str]:
-    names = sorted(counted["identifiers"].items(), key=lambda item: (-item[1], item[0]))
+    uses, names = sum(counted["identifiers"].values()), len(counted["identifiers"])
+    most = ", ".join(f"{name} {count:,}" for name, count in _most_used(counted))
     yield f"counted  {counted['lines']:,} lines, {counted['words']:,} words, {counted['functions']:,} functions"
-    yield (
-        f"         {sum(counted['identifiers'].values()):,} uses of {len(names):,} identifiers; most used: "
-        + ", ".join(f"{name} {count:,}" for name, count in names[:_SHOWN])
-    )
+    yield f"         {uses:,} uses of {names:,} identifiers; most used: {most}"
     yield "         longest functions:"
     for lines, where in counted["longest"]:
         yield f"         {lines:6,} lines  {printable(where, one_line=True)}"

@@ -151,9 +151,8 @@ def _numbers(version: str) -> list[int]:
 
 def _uvloop() -> str | Finding:
     if importlib.util.find_spec("uvloop") is None:
-        return Finding(
-            Level.WARN, "uvloop", "is not installed; asyncio's own loop is used", "pip install 'secfarm[fast]'"
-        )
+        text = "is not installed; asyncio's own loop is used"
+        return Finding(Level.WARN, "uvloop", text, "pip install 'secfarm[fast]'")
     return importlib.metadata.version("uvloop")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
 from pathlib import Path
 
 import click
@@ -40,9 +41,7 @@ def command(output: Output, *, kind: str, comment: str | None, file: Path | None
 
 
 def _pair(output: Output, file: Path, comment: str, *, encrypt: bool) -> None:
-    passphrase = None
-    if encrypt:
-        passphrase = str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)).encode()
+    passphrase = _new_passphrase() if encrypt else None
     key = create_signing_key(file, comment=comment, passphrase=passphrase)
     line = key.public.openssh(comment)
     principal = next(iter(comment.split()), "PRINCIPAL")
@@ -61,6 +60,16 @@ def _pair(output: Output, file: Path, comment: str, *, encrypt: bool) -> None:
         f"{key.public.openssh()}",
         f"       server key: add to the clients' known_servers: ADDRESS {key.public.openssh()}",
     )
+
+
+def _new_passphrase() -> bytes:
+    """Ask on the terminal, twice; without one both lines are read from stdin."""
+    if sys.stdin.isatty():
+        return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)).encode()
+    first, second = (sys.stdin.readline().rstrip("\n") for _ in range(2))
+    if not first or first != second:
+        raise click.UsageError("the passphrase is empty, or the two lines differ; no key was made")
+    return first.encode()
 
 
 def _secret(output: Output, file: Path, principal: str) -> None:

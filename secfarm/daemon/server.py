@@ -109,9 +109,9 @@ class Server:
             AuthError: the server is full, or ending.
         """
         if len(self.sessions) >= MAX_SESSIONS or self._ending:
-            raise AuthError(
-                f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in"
-            )
+            reason = f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in"
+            self.audit("turned-away", {"source": session.principal, "reason": reason})
+            raise AuthError(reason)
         self.sessions.add(session)
 
     def audit(self, event: str, fields: Mapping[str, AuditValue]) -> None:
@@ -141,7 +141,9 @@ class Server:
             raise KernelError(f"the audit log cannot be written ({self._unrecorded}); the batch was not run")
 
     def finish(self, task: Task, done: Done) -> None:
-        """A task is over: whoever is there for it hears it."""
+        """A task is over: whoever is there for it hears it, once."""
+        if task.done is not None:
+            return
         self.tasks.finished(task, done)
         if task.session is not None:
             task.session.finished(task, done)

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from secfarm.trust.audit import AuditValue
     from secfarm.wire.messages import Message
 
-_OUTPUT_BYTES: Final = 1 << 20  # of one task, where the policy names no limit
+_OUTPUT_BYTES: Final = 1 << 20  # of one task: a message holds it in any encoding, with an ordinary result beside it
+_MAX_UNREAD: Final = 100_000  # outcomes; a client that goes on so long without acknowledging is not ours
 _KILLED: Final = ErrorRecord("killed", "the task was killed on request")
 
 
@@ -85,6 +86,7 @@ class ServerSession:
         self._acknowledged = 0
         self._heard_s = server.loop.time()
         self._flush_scheduled = False
+        self._unanswered: Ping | None = None  # the last one that came while the client did not read
         self.principal = ""
         self.draining = False
 
@@ -102,8 +104,10 @@ class ServerSession:
                 self._chunk(message)
             case Established():
                 self._establish(message)
-            case Ping():
+            case Ping() if self._connection.writable:
                 self._connection.send(Pong(message.nonce))
+            case Ping():
+                self._unanswered = message
             case Goodbye():
                 self._end()
                 self._connection.close()
@@ -112,6 +116,9 @@ class ServerSession:
 
     def on_writable(self) -> None:
         """Tell what was held back while the client did not read."""
+        ping, self._unanswered = self._unanswered, None
+        if ping is not None and self._connection.session.ready:
+            self._connection.send(Pong(ping.nonce))
         self._flush_soon()
 
     def on_closed(self, error: Exception | None) -> None:
@@ -145,6 +152,8 @@ class ServerSession:
     def _submit(self, wire: bytes) -> None:
         if self._trust is None or self._crew is None:
             raise ProtocolError("a batch came before the session was established")
+        if len(self._finished) + len(self._told) > _MAX_UNREAD:
+            raise ProtocolError(f"over {_MAX_UNREAD} outcomes were not acknowledged; the session was ended")
         server = self._server
         try:
             batch = verify_batch(wire, self._trust, server.clock())
@@ -158,7 +167,8 @@ class ServerSession:
         for call in batch.calls:
             arguments = _Value(call.arguments)
             shared = values[call.values] if call.values >= 0 else None
-            self._accept(call, self._trust.programs[call.program], arguments, shared, self._crew)
+            if not self.draining:  # without an outcome the client takes them elsewhere
+                self._accept(call, self._trust.programs[call.program], arguments, shared, self._crew)
             self._expect(arguments)
         for refused in batch.refused_calls:
             self._tell_at_once(refused.task_id, refused.error)
@@ -179,6 +189,8 @@ class ServerSession:
             "envelope": batch.digest,
             "calls": len(batch.calls),
         }
+        if self.draining:
+            record["draining"] = True  # the calls were not taken
         if batch.programs:
             record["programs"] = [program.digest for program in batch.programs]
         if batch.orders:
@@ -192,8 +204,7 @@ class ServerSession:
     def _accept(self, call: Call, program: Program, arguments: _Value, values: _Value | None, crew: Crew) -> None:
         table = self._server.tasks
         known = table.find(self.principal, call.task_id)
-        if known is not None:
-            self._adopt(known)
+        if known is not None and self._adopt(known):
             return
         limits = self._limits
         # What was told and is not acknowledged counts as well, with room for acknowledgements that are on their way.
@@ -219,7 +230,7 @@ class ServerSession:
             call.timeout_s,
             call.memory_bytes,
             limits.cpu_s,
-            _OUTPUT_BYTES if limits.output_bytes is None else limits.output_bytes,
+            _OUTPUT_BYTES if limits.output_bytes is None else min(limits.output_bytes, _OUTPUT_BYTES),
             call.broadcast,
             call.spread,
         )
@@ -270,16 +281,27 @@ class ServerSession:
         if not queue:
             del self._awaiting[blob]
 
-    def _adopt(self, task: Task) -> None:
-        """The client asks again for a task that we know: answer it, or tell it when it is done."""
+    def _adopt(self, task: Task) -> bool:
+        """The client asks again for a task that we know: answer it, or tell it when it is done.
+
+        Returns False when the task has not begun in the session that has it, which may be dead already without our
+        knowing: it was taken from there and is to be started here.
+        """
         if task.session is self:
-            return
+            return True
+        if task.session is not None:
+            task.session._tasks.discard(task)  # noqa: SLF001 - another of ours
+        if task.done is None and task.crew is not None and task.work is not None and task.crew.withdraw(task.work):
+            task.crew = task.session = None
+            self._server.tasks.forget(task)
+            return False
         self._server.tasks.adopt(task)
         task.session = self
         if task.done is None:
             self._tasks.add(task)
         else:
             self.finished(task, task.done)
+        return True
 
     # --- outcomes -------------------------------------------------------------------------------------------------
 
@@ -316,6 +338,8 @@ class ServerSession:
             else:
                 size += len(done.value or b"")
             size += len(done.output)
+            if done.error is not None:
+                size += len(done.error.report) + len(done.error.description)
             outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
             if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
                 self._connection.send(Results(tuple(outcomes)))
@@ -340,6 +364,7 @@ class ServerSession:
                 self._unread_bytes -= len(task.done.value or b"")
             self._server.tasks.forget(task)
             self._acknowledged += 1
+        self._leave_if_drained()
 
     # --- orders ---------------------------------------------------------------------------------------------------
 
@@ -375,7 +400,7 @@ class ServerSession:
             self._flush_soon()
 
     def _leave_if_drained(self) -> None:
-        if self.draining and not self._tasks and not self._finished:
+        if self.draining and not (self._tasks or self._finished or self._told):
             self._connection.close(Goodbyes.SHUTDOWN)
 
     def check_alive(self) -> None:
@@ -403,8 +428,9 @@ class ServerSession:
         now_s = self._server.clock()
         crew.stop_waiting()
         for task in self._tasks:
-            running = task.crew is not None and task.work is not None and task.crew.runs(task.work)
-            if running:
+            work, its_crew = task.work, task.crew
+            # A broadcast is of this session's workers: nobody can ask for it again.
+            if work is not None and its_crew is not None and not work.broadcast and its_crew.runs(work):
                 self._server.tasks.orphan(task, now_s)
             else:
                 self._server.tasks.forget(task)
@@ -424,5 +450,5 @@ def _all_of(dones: list[Done]) -> Done:
     if failed is not None:
         return failed
     value = msgspec.msgpack.encode([done.value for done in dones])
-    output = "".join(done.output for done in dones)
+    output = "".join(done.output for done in dones)[:_OUTPUT_BYTES]
     return Done(0, value, None, min(done.started_s for done in dones), max(done.ended_s for done in dones), output)

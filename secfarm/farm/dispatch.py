@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from secfarm.auth.base import Auth
-    from secfarm.farm.future import Submission
+    from secfarm.farm.future import Future, Submission
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
     from secfarm.wire.address import Address
@@ -46,6 +47,7 @@ class Dispatch:
         self._broadcasts: list[Submission] = []  # done once; every server that comes later gets them first
         self._outstanding = 0
         self._idle = asyncio.Event()
+        self._orders: set[asyncio.Task[object]] = set()  # the loop itself holds its tasks weakly
 
     # --- from any thread ------------------------------------------------------------------------------------------
 
@@ -55,6 +57,10 @@ class Dispatch:
         if not self._ringing:
             self._ringing = True
             self.loop.call_soon_threadsafe(self._take_in)
+
+    def abandon(self, futures: Iterable[Future[object]]) -> None:
+        """Take back tasks whose results nobody will ask for; returns at once."""
+        self.loop.call_soon_threadsafe(self._abandon, {future.task_id for future in futures})
 
     # --- in the loop ----------------------------------------------------------------------------------------------
 
@@ -143,7 +149,8 @@ class Dispatch:
         again: list[Submission] = []
         for submission in self._schedule.leave(seat):
             if submission.verdict is not None:
-                submission.verdict.set_result(False)
+                if not submission.verdict.done():
+                    submission.verdict.set_result(False)
                 submission.verdict = None
             if self._at_most_once or submission.broadcast:
                 self._fail(submission, error)
@@ -161,8 +168,10 @@ class Dispatch:
         future.output = outcome.output
         killed = outcome.error is not None and outcome.error.code == TaskKilledError.code
         if submission.verdict is not None:
-            submission.verdict.set_result(killed)
+            if not submission.verdict.done():  # who asked for it may have been interrupted
+                submission.verdict.set_result(killed)
             if killed:
+                future.withdrawn()
                 self._over()
                 return
         if outcome.error is not None:
@@ -197,6 +206,8 @@ class Dispatch:
             return True
         for seat, link in self._seats.items():
             if submission.task_id in seat.held:
+                if submission.verdict is not None:
+                    return await asyncio.shield(submission.verdict)  # somebody else has asked already
                 verdict: asyncio.Future[bool] = self.loop.create_future()
                 submission.verdict = verdict
                 with contextlib.suppress(SecfarmError):  # the session broke: `leave` gives the verdict
@@ -204,12 +215,28 @@ class Dispatch:
                 return await verdict
         return False
 
+    def _abandon(self, task_ids: set[str]) -> None:
+        self._take_in()
+        for submission in self._schedule.withdraw_all(lambda one: one.task_id.hex() in task_ids):
+            submission.future.withdrawn()
+            self._over()
+        for seat, link in self._seats.items():
+            held = tuple(task_id for task_id in seat.held if task_id.hex() in task_ids)
+            if held:
+                order = self.loop.create_task(link.order(partial(Cancel, task_ids=held), list[bytes]))
+                self._orders.add(order)
+                order.add_done_callback(self._ordered)
+
+    def _ordered(self, order: asyncio.Task[object]) -> None:
+        self._orders.discard(order)
+        if not order.cancelled():
+            order.exception()  # the session broke: its tasks run once more, and nobody asks for their results
+
     def withdraw_waiting(self) -> list[Submission]:
         """Forget the tasks that no server has, and return them."""
         self._take_in()
-        withdrawn = self._schedule.waiting
-        for submission in withdrawn:
-            self._schedule.withdraw(submission)
+        withdrawn = self._schedule.withdraw_all(lambda _: True)
+        for _ in withdrawn:
             self._over()
         return withdrawn
 

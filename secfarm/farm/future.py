@@ -44,18 +44,22 @@ class Future(concurrent.futures.Future[T]):
 
     def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
         super().__init__()
-        self._submission = submission
+        self._task_id = submission.task_id
+        self._name = submission.program.name
+        # None once done: the submission names us, and large arguments must not wait for the garbage collector.
+        self._submission: Submission | None = submission
         self._cancel = cancel
         self.output = ""
 
     @property
     def task_id(self) -> str:
         """Name of the task in every log."""
-        return self._submission.task_id.hex()
+        return self._task_id.hex()
 
     def running(self) -> bool:
         """Whether it was sent to a server and is not done."""
-        return self._submission.sent and not self.done()
+        submission = self._submission
+        return submission is not None and submission.sent and not self.done()
 
     def cancel(self) -> bool:
         """Take the task back; one that is running is killed.
@@ -63,18 +67,30 @@ class Future(concurrent.futures.Future[T]):
         Returns True only once it is certain that the task does not run (any more): for one that was sent, when its
         server has said so. A task that is done, or whose server is out of reach, cannot be cancelled.
         """
-        if not self.done() and self._cancel(self._submission):
+        submission = self._submission
+        if submission is not None and self._cancel(submission):
             self.withdrawn()
         return self.cancelled()
 
+    def set_result(self, result: T) -> None:
+        """Note the result; for the kernel."""
+        self._submission = None
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Note the error; for the kernel."""
+        self._submission = None
+        super().set_exception(exception)
+
     def withdrawn(self) -> None:
         """Note that the task does not run; for the kernel."""
+        self._submission = None
         if super().cancel() and self._state == "CANCELLED":
             self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, as an executor's thread would
 
     def __repr__(self) -> str:
         state = "running" if self.running() else self._state.lower().replace("_", " ")
-        return f"<secfarm.Future {self.task_id} of {self._submission.program.name}: {state}>"
+        return f"<secfarm.Future {self.task_id} of {self._name}: {state}>"
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ sending and hearing happen in the loop. Idea and names: lparallel's kernel, lfar
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import itertools
 import os
@@ -99,6 +100,7 @@ class Kernel(concurrent.futures.Executor):
         except BaseException:
             self.shutdown(wait=False)
             raise
+        _not_ended.add(self)
 
     async def _open(self, addresses: tuple[Address, ...], auth: Auth, signer: object, timeout_s: float | None) -> None:
         dispatch = self._dispatch
@@ -200,7 +202,27 @@ class Kernel(concurrent.futures.Executor):
         for start in range(0, len(items), size):
             arguments = codec.encode_call((items[start : start + size],), {})
             futures.append(self._send(fn, program, arguments, values, options, spread=True))
-        return _in_order(futures, timeout_s)
+        return self._in_order(futures, timeout_s)
+
+    def _in_order(self, futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
+        """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+        def results() -> Iterator[T]:
+            try:
+                futures.reverse()
+                while futures:
+                    left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+                    chunk = list(cast("list[T]", futures[-1].result(left_s)))
+                    futures.pop()
+                    chunk.reverse()
+                    while chunk:
+                        yield chunk.pop()  # the reader alone holds it then
+            finally:
+                if futures:
+                    self._dispatch.abandon([future for future in futures if not future.done()])
+
+        return results()
 
     def _chunk_size(self, items: int, options: Options) -> int:
         if options.timeout_s is not None:
@@ -261,6 +283,9 @@ class Kernel(concurrent.futures.Executor):
         ending = asyncio.run_coroutine_threadsafe(self._end(cancel_futures=cancel_futures), background_loop())
         if wait and not in_background():
             ending.result()
+            self._on_close.close()
+        else:
+            ending.add_done_callback(lambda _: threading.Thread(target=self._on_close.close).start())
 
     async def _end(self, *, cancel_futures: bool) -> None:
         if cancel_futures:
@@ -268,7 +293,7 @@ class Kernel(concurrent.futures.Executor):
                 submission.future.withdrawn()
         await self._dispatch.until_idle()
         await self._dispatch.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._on_close.close)
+        _not_ended.discard(self)
 
     def _recall(self, submission: Submission) -> bool:
         if in_background():
@@ -288,6 +313,19 @@ class Kernel(concurrent.futures.Executor):
     def __repr__(self) -> str:
         servers = ", ".join(str(link.address) for link in self._dispatch.links)
         return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
+
+
+_not_ended: Final[set[Kernel]] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Let what was submitted finish before the interpreter ends, as the executors of the library do."""
+    for kernel in list(_not_ended):
+        kernel.shutdown()
+
+
+os.register_at_fork(after_in_child=_not_ended.clear)  # a forked child has the sessions' keys, but not the sessions
 
 
 class KernelView:
@@ -366,20 +404,3 @@ def _captured(task: object) -> tuple[Program, bytes | None]:
         return captured.program, codec.encode(list(captured.values))
     except ValueTransferError as error:
         raise refuse_values(captured, error, codec.encode) from error
-
-
-def _in_order(futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
-    """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def results() -> Iterator[T]:
-        try:
-            futures.reverse()
-            while futures:
-                left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-                yield from cast("list[T]", futures.pop().result(left_s))
-        finally:
-            for future in futures:
-                future.cancel()
-
-    return results()

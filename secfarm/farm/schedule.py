@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from secfarm.farm.future import Submission
 
 # Expected work that one worker may have in front of it: some round trips, so that it never waits for the network, and
@@ -55,6 +57,17 @@ class Schedule:
         except ValueError:
             return False
         return True
+
+    def withdraw_all(self, unwanted: Callable[[Submission], bool]) -> list[Submission]:
+        """Forget the waiting tasks that are unwanted, and return them in order."""
+        withdrawn: list[Submission] = []
+        for queue in self._waiting:
+            kept: list[Submission] = []
+            for submission in queue:
+                (withdrawn if unwanted(submission) else kept).append(submission)
+            queue.clear()
+            queue.extend(kept)
+        return withdrawn
 
     def join(self, workers: int, max_tasks: int) -> Seat:
         """A server has come."""

@@ -7,6 +7,7 @@ own, so a silent client keeps nobody else waiting. Who fills the door is turned 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -19,6 +20,7 @@ from secfarm.errors import AuthError, ConfigError, ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S, MAX_UNAUTHENTICATED, MAX_UNAUTHENTICATED_PER_SOURCE
 from secfarm.net.penalty import Penalties
 from secfarm.wire.address import Address, TcpAddress, UnixAddress, parse_address
+from secfarm.wire.messages import Goodbyes
 
 if TYPE_CHECKING:
     import ssl
@@ -58,7 +60,7 @@ def _open_tcp(address: TcpAddress) -> socket.socket:
 def _open_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if stat.S_ISSOCK(Path(path).lstat().st_mode) and sock.connect_ex(path) != 0:
+        if stat.S_ISSOCK(Path(path).lstat().st_mode) and sock.connect_ex(path) == errno.ECONNREFUSED:
             Path(path).unlink()  # left by a server that is gone
             sock.close()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -163,10 +165,14 @@ class Door:
                 )
                 await asyncio.shield(connection.ready)
         except TimeoutError:
-            connection.fail(ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed"))
-            self._failed(source, ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s"))
-            connection.abort()
-            peer.close()
+            error = ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed")
+            self._failed(source, error)
+            connection.fail(error)
+            connection.abort_soon()
+        except asyncio.CancelledError:  # the door closes
+            connection.close(Goodbyes.SHUTDOWN)
+            connection.abort_soon()
+            raise
         except (OSError, AuthError, ProtocolError, ConfigError) as error:
             self._failed(source, error)
             connection.abort_soon()

@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             if self._session is not None:
                 self._session.close(Goodbyes(error.public) if error.public in set(Goodbyes) else Goodbyes.ERROR)
             self._flush()
-            self._close()
+            self.abort_soon()
 
     def send(self, message: Message) -> None:
         """Say `message` at the end of this turn of the loop."""

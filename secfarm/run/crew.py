@@ -66,6 +66,7 @@ class Worker:
     load_s: float = 0.0
     ready: bool = False
     hired_s: float = 0.0
+    idle_s: float = 0.0  # since when, while its queue is empty
     large: bool = False  # a frame of several packets is in its pipe: nothing may stand behind it
     stalled: bool = False  # its head takes longer than calls of that program did
     verdict: tuple[Work, ErrorRecord] | None = None
@@ -103,7 +104,8 @@ class Crew:
                 return
             record.values.append(done)
             if done.error is not None:
-                self.broadcasts.remove(record)  # what fails, or kills its worker, is not run again in the next one
+                # What fails, or kills its worker, is not run again in the next one.
+                self.broadcasts = [other for other in self.broadcasts if other is not record]
                 record.finished = True
                 report([done])
             elif len(record.values) == record.wanted:
@@ -122,12 +124,21 @@ class Crew:
         for worker in self.workers:
             if work in worker.queue:
                 self._pool.take_back(worker)
-                if worker.queue and worker.queue[0] is work:
-                    self._pool.kill(worker, error)
+                if work in worker.queue:  # it runs, or is about to: the report of the one before it is on its way
+                    self._pool.kill(worker, error, work)
                     return True
         if work in self.waiting[work.priority]:
             self.waiting[work.priority].remove(work)
         return False
+
+    def withdraw(self, work: Work) -> bool:
+        """Take `work` back and return True, unless it has begun."""
+        for worker in self.workers:
+            if work in worker.queue:
+                self._pool.take_back(worker)
+        if work in self.waiting[work.priority]:
+            self.waiting[work.priority].remove(work)
+        return not self.runs(work)
 
     def runs(self, work: Work) -> bool:
         """Whether a worker has begun `work`."""

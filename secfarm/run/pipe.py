@@ -15,11 +15,14 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import ProtocolError
+from secfarm.limits import MAX_ERROR_TEXT_BYTES
 from secfarm.task.outcome import Done
 from secfarm.task.payload import ProgramText
 
 PACKET_BYTES: Final = 4096  # PIPE_BUF of Linux: larger writes are cut into several packets
 LENGTH: Final = struct.Struct(">I")
+MAX_NOTE_CHARS: Final = 128  # behind a task's output, when some of it was dropped
+MAX_RECORD_CHARS: Final = 4 * MAX_ERROR_TEXT_BYTES  # all texts of an error together; our workers send about a quarter
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
@@ -69,6 +72,10 @@ def decode_done(body: bytes | memoryview) -> Done:
         raise ProtocolError(f"a worker's report is malformed: {error}; the worker is ended") from error
     if (done.value is None) == (done.error is None):
         raise ProtocolError("a worker's report holds neither or both of value and error; the worker is ended")
+    if (record := done.error) is not None:
+        texts = (record.code, record.report, record.description, record.remote_type, record.kind, record.python_version)
+        if sum(map(len, (*texts, *record.modules))) + len(record.modules) > MAX_RECORD_CHARS:
+            raise ProtocolError(f"a worker's error has over {MAX_RECORD_CHARS} characters; the worker is ended")
     return done
 
 

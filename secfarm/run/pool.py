@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from secfarm.errors import KernelError
+from secfarm.errors import KernelError, ProtocolError
 from secfarm.run.crew import Crew, Work, Worker
-from secfarm.run.pipe import Run
+from secfarm.run.pipe import MAX_NOTE_CHARS, PACKET_BYTES, Run
 from secfarm.run.process import Exit, WorkerProcess
 from secfarm.task.outcome import Done, ErrorRecord
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 # 0.1 ms), and little enough that a call that turns out long holds nobody up before it is noticed.
 _PIPELINE_S: Final = 0.002
 _PIPELINE_CALLS: Final = 128  # half of the packets that a pipe of 1 MiB takes
+_RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and program, at most
 _STALLED_S: Final = 0.005
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
 _SIGXCPU: Final = 24
 _TENURE_S: Final = 1.0  # a crew that still has work keeps a worker this long before another crew may have its place
+_IDLE_S: Final = 1.0  # after which a worker of a crew without work goes to one that has some
 _BOOT_TRIES: Final = 3
 _BOOT_PAUSE_S: Final = 0.5
 READY: Final = 0  # the number in the report with which a worker says that it is warm
@@ -48,6 +50,7 @@ class WorkerPool:
         self._spares: deque[Worker] = deque()
         self._crews: list[Crew] = []
         self._closed = False
+        self._retiring: asyncio.TimerHandle | None = None
         self._boot_failures = 0
         self.started: asyncio.Future[None] = loop.create_future()
         self._replenish()
@@ -78,6 +81,8 @@ class WorkerPool:
     def close(self) -> None:
         """Kill every worker; they are gone when this returns."""
         self._closed = True
+        if self._retiring is not None:
+            self._retiring.cancel()
         for process in list(self._workers):
             process.end()
 
@@ -111,7 +116,8 @@ class WorkerPool:
             return None
         best, best_s = None, _PIPELINE_S - expected
         for worker in crew.workers:
-            if worker.load_s < best_s and not (worker.large or worker.stalled) and len(worker.queue) < _PIPELINE_CALLS:
+            free = not (worker.large or worker.stalled) and len(worker.queue) < _PIPELINE_CALLS
+            if free and worker.load_s < best_s and _is_one_packet(work, worker):
                 best, best_s = worker, worker.load_s
         return best
 
@@ -122,28 +128,48 @@ class WorkerPool:
         if employed >= self.size:
             self._retire_for(crew)
             return None
+        if employed == self.size - 1 and self._owed_to(crew) is not None:
+            return None  # the last place is somebody else's
         worker = self._spares.popleft() if self._spares else self._spawn()
         worker.crew = crew
-        worker.hired_s = self._loop.time()
+        worker.hired_s = worker.idle_s = self._loop.time()
         crew.workers.append(worker)
         self._replenish()
         self._run_broadcasts(worker)
         return worker
 
     def _retire_for(self, crew: Crew) -> None:
-        """End an idle worker of a crew that has more than its share; its place is filled when it is gone."""
+        """End an idle worker of a crew with more than its share, or no work; its place is filled when it is gone."""
+        wait_s = _IDLE_S
         for other in self._crews:
-            if other is not crew and (len(other.workers) > len(crew.workers) + 1 or not crew.workers):
-                for worker in other.workers:
-                    if not worker.queue:
-                        worker.process.kill()
-                        return
+            if other is crew:
+                continue
+            over_share = len(other.workers) > len(crew.workers) + 1 or not crew.workers
+            for worker in other.workers:
+                left_s = worker.idle_s + _IDLE_S - self._loop.time()
+                if not worker.queue and (over_share or (left_s <= 0 and not other.wants_workers)):
+                    other.workers.remove(worker)
+                    worker.process.kill()
+                    return
+                wait_s = min(wait_s, max(left_s, 0.0) if not worker.queue else _IDLE_S)
+        if self._retiring is None and len(self._crews) > 1:
+            self._retiring = self._loop.call_later(wait_s + 0.01, self._retire_again)
+
+    def _retire_again(self) -> None:
+        self._retiring = None
+        for crew in list(self._crews):
+            if crew.wants_workers:
+                self.pump(crew)
 
     def _owed_to(self, crew: Crew) -> Crew | None:
         """The crew that waits for a worker while `crew` has more than its share, if there is one."""
+        is_before = True  # of crews without a worker the one that waits longest is first
         for other in self._crews:
-            short = not other.workers or len(other.workers) + 1 < len(crew.workers)
-            if other is not crew and short and other.wants_workers:
+            if other is crew:
+                is_before = False
+            elif (
+                len(other.workers) + 1 < len(crew.workers) or (not other.workers and (crew.workers or is_before))
+            ) and other.wants_workers:
                 return other
         return None
 
@@ -256,7 +282,8 @@ class WorkerPool:
         crew = worker.crew
         if crew is None or worker.large:
             return
-        for _ in range(worker.process.take_back()):
+        # More packets than calls: hostile code in the worker reported calls that it never read.
+        for _ in range(min(worker.process.take_back(), len(worker.queue))):
             work = worker.queue.pop()
             if work.carried_text:
                 worker.programs.discard(work.key)
@@ -266,9 +293,9 @@ class WorkerPool:
                 crew.waiting[work.priority].appendleft(work)
         worker.load_s = sum(crew.seconds.get(work.key, _PIPELINE_S) for work in worker.queue)
 
-    def kill(self, worker: Worker, error: ErrorRecord) -> None:
-        """Kill the worker because of the call that it is running, which ends with `error`."""
-        worker.verdict = (worker.queue[0], error)
+    def kill(self, worker: Worker, error: ErrorRecord, work: Work | None = None) -> None:
+        """Kill the worker because of `work`, by default the call that it is running, which ends with `error`."""
+        worker.verdict = (work or worker.queue[0], error)
         worker.process.kill()
 
     def dismiss(self, crew: Crew) -> None:
@@ -285,30 +312,41 @@ class WorkerPool:
             return
         crew = worker.crew
         if crew is None or not worker.queue or worker.queue[0].number != done.number:
-            process.kill()  # it reports a call that it was not given: nothing it says is believed from here on
-            return
+            raise ProtocolError("a worker reports a call that it was not given; nothing that it says is believed now")
+        if len(done.output) > worker.queue[0].output_bytes + MAX_NOTE_CHARS:
+            raise ProtocolError("a worker reports more output than the call may have")
         work = worker.queue.popleft()
         self._learn(crew, worker, work, done)
         worker.large = worker.stalled = False
         work.report(done)
         if worker.queue:
             self._begins(worker)
-        elif self._is_over(crew, worker):
-            crew.workers.remove(worker)
-            process.kill()
+        elif self._is_over(crew, worker, work):
+            self._leave(crew, worker)
             return
         else:
+            worker.idle_s = self._loop.time()
             self._run_broadcasts(worker)
         self.pump(crew)
         if not worker.queue:
             self._pump_others(crew)
 
-    def _is_over(self, crew: Crew, worker: Worker) -> bool:
+    def _is_over(self, crew: Crew, worker: Worker, work: Work) -> bool:
         """Whether a worker that has just become idle is not to go on in its crew."""
         if crew.closing and not any(other.queue for other in crew.workers):
             crew.close()
         over_time = self._loop.time() - worker.hired_s > _TENURE_S
-        return crew.single_use or (over_time and self._owed_to(crew) is not None)
+        used = crew.single_use and not work.broadcast
+        return used or (over_time and self._owed_to(crew) is not None)
+
+    def _leave(self, crew: Crew, worker: Worker) -> None:
+        """End an idle worker of `crew`, which is the last to get another one."""
+        if worker in crew.workers:
+            crew.workers.remove(worker)
+        if crew in self._crews:
+            self._crews.remove(crew)
+            self._crews.append(crew)
+        worker.process.kill()
 
     def _learn(self, crew: Crew, worker: Worker, work: Work, done: Done) -> None:
         spent_s = done.ended_s - done.started_s
@@ -355,3 +393,11 @@ class WorkerPool:
             report = f"the worker process died under the task: {how}; it was not run again"
             error = ErrorRecord("worker-lost", report, signal=how.signal)
         return Done(work.number, None, error, 0.0, 0.0)
+
+
+def _is_one_packet(work: Work, worker: Worker) -> bool:
+    """Whether the call may stand behind others in the worker's pipe: a longer one is only for an idle worker."""
+    size_bytes = _RUN_BYTES + len(work.arguments) + len(work.values or b"")
+    if work.key not in worker.programs:
+        size_bytes += len(work.text.text) + len(work.text.origin)
+    return size_bytes <= PACKET_BYTES

@@ -152,7 +152,7 @@ class WorkerProcess:
         except BlockingIOError:
             return False
         if not data:
-            self._ended()
+            self.end()
             return False
         self._received += data
         try:
@@ -166,7 +166,7 @@ class WorkerProcess:
         """The process has exited: its last reports are read, then it is over."""
         while self._open and self._readable():
             pass
-        self._ended()
+        self.end()
 
     def _reports(self) -> Iterator[Done]:
         received, start = self._received, 0

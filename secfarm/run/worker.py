@@ -15,7 +15,10 @@ import traceback
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from secfarm.errors import MissingModulesError, ProtocolError, SecfarmError
+from secfarm.limits import MAX_ERROR_TEXT_BYTES
 from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
 from secfarm.task import codec
@@ -25,7 +28,13 @@ from secfarm.task.program import decode_program
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from secfarm.task.payload import ProgramText
+
 _NEVER_PRINTED: Final = ""
+_MAX_REPORT_CHARS: Final = 4096
+_MAX_NAME_CHARS: Final = 255
+_MAX_MODULES: Final = 500
+_UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 class Worker:
@@ -33,6 +42,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._programs: dict[bytes, Prepared] = {}
+        self._texts: dict[bytes, ProgramText] = {}  # of programs that could not be prepared so far
         self._inherited: dict[str, object] = {}
 
     def run(self, call: Run) -> Done:
@@ -45,28 +55,22 @@ class Worker:
         try:
             value = codec.encode(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
-            error = _record(call, raised)
+            error = _bounded(_record(call, raised))
         return Done(call.number, value, error, started_s, time.time(), output.text())
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
-        values = () if call.values is None else _values(call.values)
         if not call.spread:
             args, kwargs = codec.decode_call(call.arguments)
-            return self._call(prepared, values, call.broadcast, args, kwargs)
+            return self._call(prepared, call, args, kwargs)
         (items,), _ = codec.decode_call(call.arguments)
         if not isinstance(items, list):
             raise ProtocolError("the arguments to be spread are not a list")
-        return [self._call(prepared, values, call.broadcast, args, {}) for args in items]
+        return [self._call(prepared, call, args, {}) for args in items]
 
-    def _call(
-        self,
-        prepared: Prepared,
-        values: Sequence[object],
-        broadcast: bool,  # noqa: FBT001
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
-    ) -> object:
+    def _call(self, prepared: Prepared, call: Run, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        # Decoded anew for each run: what one does to a captured list, the next must not see.
+        values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
         try:
             result = function(*args, **kwargs)
@@ -76,16 +80,20 @@ class Worker:
                 result = _run_coroutine(result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
-        if broadcast:
+        if call.broadcast:
             self._inherited.update(prepared.defined())
         return result
 
     def _prepared(self, call: Run) -> Prepared:
         prepared = self._programs.get(call.program)
         if prepared is None:
-            if call.text is None:
+            text = call.text or self._texts.get(call.program)
+            if text is None:
                 raise ProtocolError("the program was never sent to this worker")
-            prepared = self._programs[call.program] = Prepared(decode_program(call.text))
+            self._texts[call.program] = text  # it comes once, and preparing it may fail
+            prepared = self._programs[call.program] = Prepared(decode_program(text))
+            prepared.publish_lines()
+            del self._texts[call.program]
         return prepared
 
 
@@ -113,6 +121,17 @@ def _record(call: Run, error: BaseException) -> ErrorRecord:
     # Importing or compiling what the task names failed before it was called.
     report = "".join(traceback.format_exception_only(error)).strip()
     return ErrorRecord("raised", report, report, type(error).__qualname__)
+
+
+def _bounded(record: ErrorRecord) -> ErrorRecord:
+    """Return `record` with what a task can make long cut off."""
+    return msgspec.structs.replace(
+        record,
+        report=record.report[:_MAX_REPORT_CHARS],
+        description=record.description[:MAX_ERROR_TEXT_BYTES],
+        remote_type=record.remote_type[:_MAX_NAME_CHARS],
+        modules=tuple(name[:_MAX_NAME_CHARS] for name in record.modules[:_MAX_MODULES]),
+    )
 
 
 def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:
@@ -155,11 +174,15 @@ def _values(encoded: bytes) -> list[object]:
 
 
 def _limit(call: Run) -> None:
-    """Set the soft limits of this call; the hard ones stay the process's own."""
-    if call.memory_bytes is not None:
+    """Set the soft limits of this call in place of the last one's; the hard ones stay the process's own."""
+    if call.memory_bytes is None:
+        resource.setrlimit(resource.RLIMIT_AS, _UNLIMITED)
+    else:
         used = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) * resource.getpagesize()  # noqa: SIM115, PTH123
         resource.setrlimit(resource.RLIMIT_AS, (used + call.memory_bytes, resource.RLIM_INFINITY))
-    if call.cpu_s is not None:
+    if call.cpu_s is None:
+        resource.setrlimit(resource.RLIMIT_CPU, _UNLIMITED)
+    else:
         spent = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent + call.cpu_s) + 1, resource.RLIM_INFINITY))
 

@@ -133,8 +133,8 @@ def _surround(node: _Tree, function: Function) -> ast.Module:
     below = node.lineno + 1
     for made in ast.walk(module):
         if isinstance(made, ast.stmt | ast.expr | ast.arg | ast.alias) and not hasattr(made, "lineno"):
-            made.lineno = made.end_lineno = below  # type: ignore[attr-defined]
-            made.col_offset = made.end_col_offset = 0  # type: ignore[attr-defined]
+            made.lineno = made.end_lineno = below
+            made.col_offset = made.end_col_offset = 0
     return module
 
 

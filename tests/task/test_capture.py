@@ -224,7 +224,8 @@ def test_variables_that_two_functions_share_are_shared_again_or_apart_again(tmp_
 def test_the_same_function_has_the_same_digest_in_every_process(tmp_path: Path) -> None:
     text = (
         HEADER + "import math\nK = {1: 2}\ndef helper(x): return math.floor(x) + len(K)\n"
-        "@deftask\ndef task(x, y=3, *, z=(1,)):\n    return helper(x) + y + len({'a', 'b'}), [lambda: x]\nprint(task.digest)\n"
+        "@deftask\ndef task(x, y=3, *, z=(1,)):\n    return helper(x) + y + len({'a', 'b'}), [lambda: x]\n"
+        "print(task.digest)\n"
     )
     file = tmp_path / "stable.py"
     file.write_text(text)
@@ -315,7 +316,8 @@ def test_the_command_line_is_a_text(tmp_path: Path) -> None:
 def test_optimised_code_travels_as_such(option: str, tmp_path: Path) -> None:
     file = tmp_path / "optimised.py"
     file.write_text(
-        "from tests.task.programs import remote\ndef task(x):\n    'doc'\n    assert x\n    return __debug__, task.__doc__\n"
+        "from tests.task.programs import remote\n"
+        "def task(x):\n    'doc'\n    assert x\n    return __debug__, task.__doc__\n"
         "print(remote(task, 0) == task(0))"
     )
     done = subprocess.run(
@@ -338,7 +340,10 @@ def test_a_zip_import_has_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_doctest_has_its_text() -> None:
     import doctest
 
-    text = ">>> from tests.task.programs import remote\n>>> k = 3\n>>> def f(x):\n...     return x + k\n>>> remote(f, 1)\n4\n"
+    text = (
+        ">>> from tests.task.programs import remote\n>>> k = 3\n"
+        ">>> def f(x):\n...     return x + k\n>>> remote(f, 1)\n4\n"
+    )
     test = doctest.DocTestParser().get_doctest(text, {}, "example", None, 0)
     assert doctest.DocTestRunner().run(test) == (0, 4)
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import email.message
 import enum
+import inspect
 import typing
 import unittest.mock
 from collections.abc import Iterator
@@ -28,11 +29,10 @@ def functions_of(module: ModuleType) -> Iterator[FunctionType]:
     """Yield a function for every code object of a module's file that a `def` or a lambda has made."""
     assert module.__file__ is not None
     text = Path(module.__file__).read_bytes()
-    defined = {
-        node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    defined = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)} | {"<lambda>"}
     for code in nested_code(compile(text, module.__file__, "exec", dont_inherit=True)):
-        if code.co_name in defined or code.co_name == "<lambda>":
+        if code.co_name in defined and code.co_flags & inspect.CO_OPTIMIZED:
             cells = tuple(CellType() for _ in code.co_freevars)
             yield FunctionType(code, {"__name__": module.__name__}, None, None, cells)
 

@@ -1,0 +1,260 @@
+"""A broken line costs time and nothing else: connections cut at every stage, servers killed and started again."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from secfarm import ConnectionLostError, KernelCreationError
+from secfarm.farm.launcher import server_status
+from tests.farm.farms import WAIT_S, WAYS, Daemon, Gate, note, notes, pass_gate, results, until
+from tests.farm.proxy import Proxy
+
+# Bytes after which a line breaks. TLS's handshake is about 1 kB each way, ours another one; then come batches.
+EARLY = [1, 50, 300, 600, 900, 1200, 1500, 1800, 2100, 2500]
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_handshake_that_is_cut_anywhere_is_tried_again(daemon: Daemon, direction: str) -> None:
+    """A cut is no refusal: the kernel goes on until it is let in."""
+    cuts = [(cut, None) if direction == "up" else (None, cut) for cut in (1, 700, 1500)]
+    with Proxy(daemon.address, cuts) as proxy, daemon.connect(proxy.address) as kernel:
+        assert kernel.run(divmod, 7, 2) == (3, 1)
+        assert proxy.count >= len(cuts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_load_each_task_has_one_result_and_one_execution_whatever_is_cut(
+    daemon: Daemon, tmp_path: Path, seed: int
+) -> None:
+    """The server survives; 1500 tasks, a dozen cuts in either direction."""
+    dice = random.Random(seed)
+    cuts = [(None, None)]
+    for _ in range(12):
+        cut = dice.choice([*EARLY, 4000, 8000, 15_000, 30_000, 50_000]) + dice.randrange(200)
+        cuts.append((cut, None) if dice.random() < 0.5 else (None, cut))
+    path = tmp_path / "ran"
+    with Proxy(daemon.address, cuts) as proxy, daemon.connect(proxy.address) as kernel:
+        futures = [kernel.submit(note, str(path), i) for i in range(750)]
+        proxy.cut()
+        futures += [kernel.submit(note, str(path), i) for i in range(750, 1500)]
+        assert results(futures) == list(range(1500))
+        assert proxy.count > 2
+    assert [count for count in Counter(notes(path)).values() if count > 1] == []
+    assert sorted(notes(path)) == list(range(1500))
+
+
+def test_cuts_in_a_row_while_tasks_finish(one_daemon: Daemon, tmp_path: Path) -> None:
+    """The line breaks each time that some results have come."""
+    path = tmp_path / "ran"
+    with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
+        futures = [kernel.submit(note, str(path), i) for i in range(3000)]
+        for i in range(0, 3000, 500):
+            futures[i].result(WAIT_S)
+            proxy.cut()
+        assert results(futures) == list(range(3000))
+    assert sorted(notes(path)) == list(range(3000))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_running_task_outlives_the_line_and_its_result_is_fetched(
+    daemon_of, way: str, gate: Gate, tmp_path: Path
+) -> None:
+    daemon = daemon_of(way)
+    with Proxy(daemon.address) as proxy, daemon.connect(proxy.address) as kernel:
+        held = gate.hold(kernel, "same")
+        gate.wait()
+        proxy.cut()
+        assert kernel.submit(divmod, 7, 2).result(WAIT_S) == (3, 1)
+        assert not held.done()
+        gate.open()
+        assert held.result(WAIT_S) == "same"
+        assert kernel.submit(pass_gate, *gate.arguments("next")) is not None
+        assert [tag for tag, _ in gate.wait()] == ["next"], "the first one did not run again"
+        gate.open()
+
+
+def test_a_line_that_the_server_holds_for_good_does_not_keep_the_result(one_daemon: Daemon, gate: Gate) -> None:
+    """The client's end breaks first; the server hears of it only when the client is back."""
+    with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
+        before = len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"])
+        held = gate.hold(kernel, 5)
+        gate.wait()
+        proxy.cut(only_client=True)
+        assert kernel.submit(divmod, 7, 2).result(WAIT_S) == (3, 1)
+        assert len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"]) == before + 1
+        proxy.cut_the_rest()
+        until(
+            lambda: len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"]) == before,
+            "the server sees that the old line is gone",
+        )
+        gate.open()
+        assert held.result(WAIT_S) == 5
+
+
+def test_tasks_that_wait_behind_a_held_line_are_not_lost(one_daemon: Daemon, gate: Gate, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
+        kernel.run(note, str(path), -1)  # it is known to be short: many are sent ahead of a free worker
+        held = [gate.hold(kernel, i) for i in range(kernel.worker_count)]
+        gate.wait(len(held))
+        futures = [kernel.submit(note, str(path), i) for i in range(500)]
+        proxy.cut(only_client=True)
+        futures += [kernel.submit(note, str(path), i) for i in range(500, 600)]
+        until(lambda: proxy.count == 2, "the client is back")
+        proxy.cut_the_rest()
+        gate.open(len(held))
+        assert results(futures) == list(range(600))
+        results(held)
+    assert sorted(notes(path)) == list(range(-1, 600))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_is_killed_and_started_again_is_found_again(way: str, tmp_path: Path) -> None:
+    """Each task has one result; some ran twice, because the server lost its memory."""
+    path = tmp_path / "ran"
+    with Daemon(way) as daemon, daemon.connect() as kernel:
+        futures = [kernel.submit(note, str(path), i) for i in range(1000)]
+        futures[10].result(WAIT_S)
+        daemon.kill()
+        until(lambda: kernel.worker_count == 0, "the client sees that the server is gone")
+        futures += [kernel.submit(note, str(path), i) for i in range(1000, 1100)]
+        daemon.start()
+        assert results(futures) == list(range(1100))
+        assert kernel.worker_count == 2
+    assert set(notes(path)) == set(range(1100))
+
+
+def test_a_lost_server_s_tasks_go_to_the_others(gate: Gate, tmp_path: Path) -> None:
+    with Daemon(name="a") as first, Daemon(name="b", workers=1) as second:
+        first.auth.known_servers.entries += second.auth.known_servers.entries  # type: ignore[attr-defined]
+        _trust_the_same_client(first, second)
+        with first.connect(first.address, second.address) as kernel:
+            assert kernel.worker_count == 3
+            held = [gate.hold(kernel, i) for i in range(3)]
+            gate.wait(3)
+            first.kill()
+            again = gate.wait(0)
+            gate.open(1)
+            again = gate.wait(1)
+            gate.open(1)
+            again += gate.wait(1)
+            gate.open(1)
+            assert len(again) == 2
+            assert results(held) == [0, 1, 2]
+            until(lambda: kernel.worker_count == 1, "one server is left")
+
+
+def _trust_the_same_client(first: Daemon, second: Daemon) -> None:
+    """Let the second server believe the first one's client."""
+    second.kill()
+    (second.folder / "allowed_signers").write_bytes((first.folder / "allowed_signers").read_bytes())
+    second.start()
+
+
+def test_a_broadcast_is_run_again_on_a_server_that_comes_back() -> None:
+    def define():
+        global SHARED
+        SHARED = 6
+
+    with Daemon() as daemon, daemon.connect() as kernel:
+        kernel.broadcast(define)
+        daemon.kill()
+        daemon.start()
+        assert kernel.submit(lambda: SHARED).result(WAIT_S) == 6
+
+
+def test_at_most_once_fails_what_was_sent_and_keeps_what_was_not(one_daemon: Daemon, gate: Gate) -> None:
+    with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address, delivery="at-most-once") as kernel:
+        held = [gate.hold(kernel, i) for i in range(kernel.worker_count)]
+        gate.wait(len(held))
+        waiting = kernel.submit(divmod, 7, 2)
+        proxy.cut()
+        for future in held:
+            with pytest.raises(ConnectionLostError, match=proxy.address) as caught:
+                future.result(WAIT_S)
+            assert isinstance(caught.value, ConnectionError)
+        gate.open(len(held))
+        assert waiting.result(WAIT_S) == (3, 1)
+
+
+def test_at_most_once_runs_nothing_twice_under_cuts(one_daemon: Daemon, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    cuts = [(None, None), (20_000, None), (None, 20_000), (5000, None), (None, 5000)]
+    with Proxy(one_daemon.address, cuts) as proxy:
+        with one_daemon.connect(proxy.address, delivery="at-most-once") as kernel:
+            futures = [kernel.submit(note, str(path), i) for i in range(1000)]
+            futures[100].result(WAIT_S)
+            proxy.cut()
+            concurrent.futures.wait(futures, WAIT_S)
+            lost = [i for i, future in enumerate(futures) if isinstance(future.exception(), ConnectionLostError)]
+            assert [future.result() for i, future in enumerate(futures) if i not in set(lost)] == [
+                i for i in range(1000) if i not in set(lost)
+            ]
+    ran = notes(path)
+    assert len(set(ran)) == len(ran)
+    assert set(range(1000)) - set(lost) <= set(ran)
+
+
+# --- large values ---------------------------------------------------------------------------------------------------
+
+
+def test_large_values_go_up_and_down(kernel) -> None:
+    text = bytes(range(256)) * (3 << 14)  # 12 MiB
+    up, down = kernel.submit(len, text), kernel.submit(bytes, len(text))
+    assert kernel.submit(divmod, 7, 2).result(WAIT_S) == (3, 1)
+    assert (up.result(WAIT_S), down.result(WAIT_S)) == (len(text), bytes(len(text)))
+    assert kernel.submit(lambda x: x, text).result(WAIT_S) == text
+    shared = [kernel.submit(lambda n: text[n], n) for n in range(3)]  # captured, once for the whole batch
+    assert results(shared) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cuts", [[(100_000, None)] * 2 + [(3 << 20, None)], [(None, 100_000)] * 2 + [(None, 3 << 20)]])
+def test_a_large_value_that_is_cut_on_its_way_is_sent_again(one_daemon: Daemon, cuts, tmp_path: Path) -> None:
+    def counted(path: str, value: bytes) -> bytes:
+        import os
+
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, b"1\n")
+        os.close(fd)
+        return value
+
+    text = bytes(range(256)) * (1 << 14)  # 4 MiB
+    path = tmp_path / "ran"
+    with Proxy(one_daemon.address, [(None, None), *cuts]) as proxy, one_daemon.connect(proxy.address) as kernel:
+        proxy.cut()
+        futures = [kernel.submit(counted, str(path), text[n:]) for n in range(3)]
+        assert results(futures) == [text, text[1:], text[2:]]
+        assert proxy.count > len(cuts)
+    assert len(notes(path)) == 3
+
+
+def test_nobody_there_at_first_is_no_error_while_connect_timeout_lasts(tmp_path: Path) -> None:
+    """Servers may start after the kernel."""
+    with Daemon("unix-ed25519") as daemon:
+        daemon.kill()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            making = pool.submit(daemon.connect)
+            daemon.start()
+            with making.result(WAIT_S) as kernel:
+                assert kernel.run(divmod, 7, 2) == (3, 1)
+
+
+def test_who_is_refused_later_is_not_let_go_of(one_daemon: Daemon) -> None:
+    """Once in, a kernel keeps trying: keys are changed in the wrong order, too."""
+    with Daemon() as daemon, daemon.connect() as kernel:
+        allowed = (daemon.folder / "allowed_signers").read_bytes()
+        daemon.kill()
+        (daemon.folder / "allowed_signers").write_bytes(allowed[:0] + b"# nobody\n")
+        daemon.start()
+        with pytest.raises(KernelCreationError):
+            daemon.connect()
+        future = kernel.submit(divmod, 7, 2)
+        daemon.kill()
+        (daemon.folder / "allowed_signers").write_bytes(allowed)
+        daemon.start()
+        assert future.result(WAIT_S) == (3, 1)
