@@ -44,6 +44,17 @@ def _normal(context: click.Context, parameter: click.Parameter, value: str, *, l
         raise click.BadParameter(str(error), context, parameter) from error
 
 
+timeout_option: Final = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=CONNECT_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to keep trying.",
+)
+
+
 def client_auth() -> Auth | None:
     """Return how we prove who we are: with the configuration's key, whose passphrase is asked for if it has one.
 

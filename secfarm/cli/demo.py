@@ -6,6 +6,7 @@ Whatever does not hold is an error: exit status 0 means that every claim that wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -115,7 +116,8 @@ def _read_library(limit: int | None) -> dict[str, str]:
     paths = [path for path in sorted(root.rglob("*.py")) if _LEFT_OUT.isdisjoint(path.relative_to(root).parts)]
     texts: dict[str, str] = {}
     for path in paths[:limit]:
-        with tokenize.open(path) as file:
+        # Some distributions leave links here that lead nowhere.
+        with contextlib.suppress(OSError, SyntaxError, UnicodeDecodeError), tokenize.open(path) as file:
             texts[str(path.relative_to(root))] = file.read()
     return texts
 
@@ -161,6 +163,7 @@ def _most_used(counted: Survey) -> list[tuple[str, int]]:
 def _summary(counted: Survey) -> dict[str, object]:
     return {
         "files": counted["files"],
+        "unparsed": counted["unparsed"],
         "lines": counted["lines"],
         "words": counted["words"],
         "functions": counted["functions"],
@@ -174,6 +177,8 @@ def _table(counted: Survey) -> Iterable[str]:
     uses, names = sum(counted["identifiers"].values()), len(counted["identifiers"])
     most = ", ".join(f"{name} {count:,}" for name, count in _most_used(counted))
     yield f"counted  {counted['lines']:,} lines, {counted['words']:,} words, {counted['functions']:,} functions"
+    if counted["unparsed"]:
+        yield f"         {counted['unparsed']:,} files are not of this Python's syntax; only their words are counted"
     yield f"         {uses:,} uses of {names:,} identifiers; most used: {most}"
     yield "         longest functions:"
     for lines, where in counted["longest"]:

@@ -20,6 +20,7 @@ class Survey(TypedDict):
     """What is counted of some files."""
 
     files: int
+    unparsed: int  # of these
     lines: int
     words: int
     functions: int
@@ -35,9 +36,13 @@ def first(functions: list[tuple[int, str]]) -> list[tuple[int, str]]:
 @deftask
 def survey(path: str, text: str) -> Survey:
     """Count one file: parse it, walk its syntax tree, measure its functions."""
+    unparsed = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the file's own style
-        tree = ast.parse(text)
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):  # a template, or meant for another Python
+            tree, unparsed = ast.Module([], []), 1
     identifiers: dict[str, int] = {}
     functions = []
     for node in ast.walk(tree):
@@ -49,6 +54,7 @@ def survey(path: str, text: str) -> Survey:
             functions.append(((node.end_lineno or node.lineno) - node.lineno + 1, f"{path}:{node.lineno} {node.name}"))
     return {
         "files": 1,
+        "unparsed": unparsed,
         "lines": text.count("\n"),
         "words": len(re.findall(r"\w+", text)),
         "functions": len(functions),
@@ -66,6 +72,7 @@ def merge(surveys: list[Survey]) -> Survey:
             identifiers[name] = identifiers.get(name, 0) + count
     return {
         "files": sum(one["files"] for one in surveys),
+        "unparsed": sum(one["unparsed"] for one in surveys),
         "lines": sum(one["lines"] for one in surveys),
         "words": sum(one["words"] for one in surveys),
         "functions": sum(one["functions"] for one in surveys),

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from secfarm.cli.client import CONNECT_TIMEOUT_S, client_auth, one_address
+from secfarm.cli.client import client_auth, one_address, timeout_option
 from secfarm.cli.output import Output, output_options, pass_output
 from secfarm.errors import ConnectionLostError
 from secfarm.farm.launcher import ping
@@ -14,15 +14,7 @@ from secfarm.farm.launcher import ping
 
 @click.command("ping")
 @click.argument("address", callback=one_address)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=CONNECT_TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to keep trying.",
-)
+@timeout_option
 @output_options()
 @pass_output
 def command(output: Output, *, address: str, timeout_s: float) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import click
 
-from secfarm.cli.client import CONNECT_TIMEOUT_S, client_auth, one_address
+from secfarm.cli.client import client_auth, one_address, timeout_option
 from secfarm.cli.output import Output, output_options, pass_output, printable
 from secfarm.farm.launcher import server_status
 
 
 @click.command("status")
 @click.argument("address", callback=one_address)
+@timeout_option
 @output_options()
 @pass_output
-def command(output: Output, *, address: str) -> None:
+def command(output: Output, *, address: str, timeout_s: float) -> None:
     """Show workers, sessions and batches of the server at ADDRESS. Needs the grant `admin`."""
-    status = server_status(address, auth=client_auth(), timeout_s=CONNECT_TIMEOUT_S)
+    status = server_status(address, auth=client_auth(), timeout_s=timeout_s)
     output.answer({"address": address, **status}, *[f"{_line(name)}: {_shown(status[name])}" for name in status])
 
 

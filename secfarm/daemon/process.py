@@ -7,13 +7,16 @@ the server at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfarm.daemon.server import Server
@@ -198,7 +201,9 @@ def start_server(
 def main(arguments: Sequence[str]) -> int:
     """Serve for `farm/launcher.py`: configuration file, lifeline descriptor, descriptor for the answer.
 
-    The answer is one JSON line: the addresses, or why there are none.
+    The answer is one JSON line: the addresses, or why there are none. With a fourth argument, `throw-away`, the
+    configuration's folder is removed at the end, and the folder around it once that is empty: by then the owner may
+    be gone.
     """
     path, lifeline, answer = arguments[0], int(arguments[1]), int(arguments[2])
 
@@ -215,6 +220,12 @@ def main(arguments: Sequence[str]) -> int:
     except SecfarmError as error:
         tell({"error": str(error)})
         return int(error.exit_status)
+    finally:
+        if arguments[3:] == ["throw-away"]:
+            folder = Path(path).parent
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
     return 0
 
 

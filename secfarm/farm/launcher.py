@@ -60,14 +60,20 @@ class LocalServers:
         folder: their configuration, state and audit logs, one folder each; removed at the end.
     """
 
-    def __init__(self, addresses: Iterable[str | tuple[str, int]], *, workers: int | None = None) -> None:
+    def __init__(
+        self, addresses: Iterable[str | tuple[str, int]], *, workers: int | None = None, folder: Path | None = None
+    ) -> None:
         """Start a daemon on each address; port 0 lets the system choose.
+
+        Args:
+            workers: of each; by default as many as there are cores.
+            folder: an empty one to use, and to remove at the end, instead of a new one.
 
         Raises:
             KernelCreationError: one does not start; those started before it are ended.
         """
         wanted = [parse_address(address, listening=True) for address in addresses]
-        self.folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.addresses: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lifeline_read, self._lifeline = os.pipe()
@@ -114,6 +120,7 @@ class LocalServers:
                     str(path),
                     str(self._lifeline_read),
                     str(answer),
+                    "throw-away",
                 ],
                 # Where this process found secfarm, the daemon finds it too.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -177,18 +184,14 @@ def local_kernel(workers: int | None = None) -> Kernel:
     Raises:
         KernelCreationError: the daemon does not start.
     """
-    folder = tempfile.mkdtemp(prefix="secfarm-")
-    servers = None
+    folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
+    servers = LocalServers([f"unix:{folder}/sock"], workers=workers, folder=folder)
     try:
-        servers = LocalServers([f"unix:{folder}/sock"], workers=workers)
         kernel = Kernel(servers.addresses, auth=servers.auth, name="local", connect_timeout_s=_START_S)
     except BaseException:
-        if servers is not None:
-            servers.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        servers.close()
         raise
     kernel.on_close(servers.close)
-    kernel.on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
     return kernel
 
 

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from secfarm.errors import AuthError, ProtocolError, SecfarmError
+from secfarm.errors import ProtocolError, SecfarmError
 from secfarm.wire.blobs import chunks
 from secfarm.wire.messages import Goodbyes
 from secfarm.wire.session import Established, Session
@@ -184,7 +184,8 @@ class Connection(asyncio.Protocol):
         """Tell the owner (asyncio's callback)."""
         error = self._error or exc
         if not self.ready.done():
-            self.ready.set_exception(error or AuthError("the peer closed the connection before the session was ready"))
+            lost = ConnectionResetError("the peer closed the connection before the session was ready")
+            self.ready.set_exception(error or lost)
         if not self.closed.done():
             self.closed.set_result(None)
         self._values.clear()

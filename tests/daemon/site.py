@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +54,8 @@ names = ["*"]
 """
 ADA: Final = SigningKey.from_seed(b"\x01" * 32)
 BOB: Final = SigningKey.from_seed(b"\x02" * 32)
+_sources: Final = itertools.count()
+_task_ids: Final = itertools.count(1)
 EVE: Final = SigningKey.from_seed(b"\x03" * 32)
 
 
@@ -261,14 +263,17 @@ class ServerProcess:
         self.close()
 
 
-def connect(address: Address) -> socket.socket:
+def connect(address: Address, source: str | None = None) -> socket.socket:
     """A plain socket to a server."""
     if isinstance(address, UnixAddress):
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         plain.settimeout(DEADLINE_S)
         plain.connect(address.path)
         return plain
-    return socket.create_connection((address.host, address.port), DEADLINE_S)
+    number = next(_sources) % 60_000
+    # A source of its own: penalties of one attack are not those of the next.
+    source = f"127.1.{number // 250}.{number % 250 + 1}" if source is None else source
+    return socket.create_connection((address.host, address.port), DEADLINE_S, source_address=(source, 0))
 
 
 class Client:
@@ -298,7 +303,6 @@ class Client:
         self.outcomes: dict[bytes, Outcome] = {}
         self.announced: set[bytes] = set()
         self.sequence = itertools.count(1)
-        self.ids = itertools.count(1)
         self.ended = False
 
     def meet(self) -> Client:
@@ -370,7 +374,7 @@ class Client:
         """A call of a function without captured values, or of any name."""
         program = make_program(NameProgram(task)) if isinstance(task, str) else capture(task).program
         arguments: bytes | Blob = codec.encode_call(args, {})
-        return program, Call(task_id or next(self.ids).to_bytes(16, "big"), program.key, arguments, **fields)
+        return program, Call(task_id or next(_task_ids).to_bytes(16, "big"), program.key, arguments, **fields)
 
     def submit(self, *calls: tuple[Program, Call], orders: tuple[Order, ...] = ()) -> None:
         self.send(Submit(self.sealed(self.batch(*calls, orders=orders))))
@@ -419,21 +423,16 @@ class Client:
 
 def client(serving: Serving | ServerProcess, site: Site, key: SigningKey = ADA, **settings: object) -> Client:
     """A client that has met the server."""
-    made = Client(serving.address, site.auth(key), key, **settings)
+    return _met(Client(serving.address, site.auth(key), key, **settings))
+
+
+def secret_client(serving: Serving | ServerProcess, secret: SharedSecret) -> Client:
+    return _met(Client(serving.address, SharedSecretAuth(secret), secret))
+
+
+def _met(made: Client) -> Client:
     try:
         return made.meet()
     except BaseException:
         made.cut()
         raise
-
-
-def secret_client(serving: Serving | ServerProcess, secret: SharedSecret) -> Client:
-    return Client(serving.address, SharedSecretAuth(secret), secret).meet()
-
-
-@contextlib.contextmanager
-def constant(monkeypatch: object, name: str, value: object) -> Iterator[None]:
-    """Change one limit for a while."""
-    with monkeypatch.context() as changed:
-        changed.setattr(name, value)
-        yield

@@ -1,0 +1,98 @@
+"""`serve` starts only when everything is right, says where it listens, and ends as it is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from secfarm.cli.main import main
+from secfarm.errors import ExitStatus
+from tests.cli.conftest import Secfarm, Served, Site, make_site
+
+
+@pytest.fixture
+def own(site: Site, tmp_path: Path) -> Site:
+    """A copy of the site's files, to be changed."""
+    shutil.copytree(site.folder, tmp_path / "own", ignore=shutil.ignore_patterns("audit*", "state"))
+    (tmp_path / "own").chmod(0o700)
+    return Site(tmp_path / "own")
+
+
+def test_check_says_what_would_be_served_and_listens_nowhere(own: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "-c", str(own.server_toml), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "127.0.0.1:0" in out
+    assert "ada@laptop" in out
+    assert not (own.folder / "audit.jsonl").exists()
+    assert main(["serve", "-c", str(own.server_toml), "--check", "--json", "--listen", "unix:/run/x"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["name"], record["workers"], record["listen"]) == ("node1", 1, ["unix:/run/x"])
+    assert record["mechanisms"] == ["ed25519"]
+    assert record["grants"] == [{"principals": ["ada@laptop"], "may": ["admin", "run"]}]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "mode", "status"),
+    [
+        ("server.toml", None, 0o600, ExitStatus.USAGE),
+        ("server.toml", "surprise = 1\n", 0o600, ExitStatus.USAGE),
+        ("policy.toml", "[[grant]]\n", 0o600, ExitStatus.USAGE),
+        ("policy.toml", "", 0o666, ExitStatus.USAGE),
+        ("allowed_signers", "nonsense\n", 0o600, ExitStatus.USAGE),
+        ("server", None, 0o644, ExitStatus.AUTHENTICATION),
+        ("audit.jsonl", "{}\n", 0o600, ExitStatus.VERIFICATION),
+    ],
+)
+def test_whatever_is_wrong_is_named(
+    file: str, text: str | None, mode: int, status: ExitStatus, own: Site, call: Secfarm
+) -> None:
+    path = own.folder / file
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    elif mode != 0o600:
+        path.chmod(mode)
+    else:
+        path.unlink()
+    done = call("serve", "-c", own.server_toml, "--check")
+    assert (done.returncode, done.stdout) == (status, "")
+    assert str(path) in done.stderr
+    assert "\nhint: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_does_not_start_on_what_check_refuses(own: Site, secfarm: Secfarm) -> None:
+    (own.folder / "policy.toml").chmod(0o666)
+    checked, started = (secfarm("serve", "-c", own.server_toml, *option) for option in (["--check"], []))
+    assert (started.returncode, started.stdout, started.stderr) == (checked.returncode, "", checked.stderr)
+
+
+def test_the_first_sigterm_ends_a_server_that_has_nothing_to_do(tmp_path: Path, secfarm: Secfarm) -> None:
+    """It prints one line an address, logs to stderr, and every --listen is served."""
+    own = make_site(tmp_path)
+    server = Served(own, "--listen", "127.0.0.1:0", "--listen", f"unix:{tmp_path}/sock")
+    assert server.process.stdout is not None
+    assert server.first_line == f"listening on {server.address}\n"
+    assert server.process.stdout.readline() == f"listening on unix:{tmp_path}/sock\n"
+    assert secfarm("ping", server.address, env=own.client()).returncode == 0
+    server.process.send_signal(signal.SIGTERM)
+    out, err = server.close()
+    assert (server.process.returncode, out) == (0, "")
+    assert "draining" in err
+    assert not (tmp_path / "sock").exists()
+
+
+def test_json_and_quiet_change_what_is_said_when_ready(own: Site) -> None:
+    server = Served(own, "--json", "-q")
+    assert json.loads(server.first_line) == {"listening": [server.address], "pid": server.process.pid}
+    assert server.close() == ("", "")
+
+
+def test_an_address_that_is_taken_is_an_error(own: Site, address: str, secfarm: Secfarm) -> None:
+    done = secfarm("serve", "-c", own.server_toml, "--listen", address)
+    assert done.returncode == ExitStatus.USAGE
+    assert f"cannot listen on {address}" in done.stderr
