@@ -6,7 +6,6 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Final, TextIO, cast
 
 import click
@@ -49,7 +48,7 @@ class _Lazy(click.Group):
     epilog="Exit status: 0 ok, 1 the task raised, 2 usage, 3 authentication, 4 refused, 5 unreachable, "
     "6 missing modules, 7 killed or over a limit, 8 verification failed, 124 timed out, 130 interrupted.",
 )
-@click.version_option(version("secfarm"), prog_name="secfarm", message="%(prog)s %(version)s")
+@click.version_option(package_name="secfarm", prog_name="secfarm", message="%(prog)s %(version)s")
 @output_options()
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -72,7 +72,15 @@ class Daemon:
         answer_read, answer = os.pipe()
         lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "secfarm.daemon.process", self.folder / "config.toml", f"{lifeline}", f"{answer}"],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "secfarm.daemon.process",
+                self.folder / "config.toml",
+                f"{lifeline}",
+                f"{answer}",
+            ],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             pass_fds=(lifeline, answer),

@@ -75,7 +75,9 @@ def test_its_settings_hold_wherever_it_is_submitted(one_kernel) -> None:
     assert (squares.name, add.name) == ("sum of squares", "add")
 
 
-@pytest.mark.parametrize("settings", [{"timeout_s": 0}, {"timeout_s": -1}, {"timeout_s": float("nan")}, {"priority": "high"}])
+@pytest.mark.parametrize(
+    "settings", [{"timeout_s": 0}, {"timeout_s": -1}, {"timeout_s": float("nan")}, {"priority": "high"}]
+)
 def test_settings_out_of_range_are_refused_where_they_are_written(settings) -> None:
     with pytest.raises(InvalidTaskError):
         deftask(**settings)(lambda: 1)
@@ -94,7 +96,7 @@ def test_source_is_what_would_travel() -> None:
     assert "@deftask" not in add.source
 
 
-_MODULE = '''
+_MODULE = """
 from secfarm import deftask
 
 SCALE = 3
@@ -106,7 +108,7 @@ def helper(x):
 @deftask
 def scaled(x):
     return helper(x) and x * SCALE
-'''
+"""
 _PRINT = "import task_module; print(task_module.scaled.digest, task_module.helper.digest)"
 
 
@@ -145,7 +147,9 @@ def test_a_task_from_text_runs_on_the_server_only(kernel) -> None:
         task(3, 4)
 
 
-@pytest.mark.parametrize("text", ["", "1 + 1", "x = 1", "def f(): pass\ndef g(): pass", "def f(:", "class A: pass", "import os"])
+@pytest.mark.parametrize(
+    "text", ["", "1 + 1", "x = 1", "def f(): pass\ndef g(): pass", "def f(:", "class A: pass", "import os"]
+)
 def test_text_that_is_not_one_function_is_refused(text: str) -> None:
     with pytest.raises(InvalidTaskError):
         task_from_source(text)

