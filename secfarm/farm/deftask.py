@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from secfarm.farm.current import check_kernel
 from secfarm.task import deftask as recorded
+from secfarm.task.requirement import parse_requirements
 
 if TYPE_CHECKING:
     from secfarm.farm.future import Future
@@ -39,6 +40,7 @@ def deftask(
     category: str | None = None,
     priority: Literal["default", "low"] | None = None,
     name: str | None = None,
+    requires: Sequence[str] = (),
 ) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def deftask(
     function: Callable[P, T] | None = None,
@@ -48,6 +50,7 @@ def deftask(
     category: str | None = None,
     priority: Literal["default", "low"] | None = None,
     name: str | None = None,
+    requires: Sequence[str] = (),
 ) -> Task[P, T] | Callable[[Callable[P, T]], Task[P, T]]:
     """Make a function a task: `@deftask`, or `@deftask(timeout_s=5, category="etl", priority="low", name="add")`.
 
@@ -59,13 +62,17 @@ def deftask(
         category: what `kill_tasks` knows it by.
         priority: `low` runs when nothing of `default` waits.
         name: for logs and listings.
+        requires: distributions that a server must have before anything of it runs: `["numpy>=2,<3"]`.
 
     Raises:
-        InvalidTaskError: it is not a plain function, or a setting is out of range.
+        InvalidTaskError: it is not a plain function, a setting is out of range, or a requirement is malformed.
     """
     if function is not None:
         return Task(function)
-    return lambda later: Task(later, timeout_s=timeout_s, category=category, priority=priority, name=name)
+    requirements = parse_requirements(requires)
+    return lambda later: Task(
+        later, timeout_s=timeout_s, category=category, priority=priority, name=name, requires=requirements
+    )
 
 
 def task_from_source(text: str) -> Task[..., Any]:

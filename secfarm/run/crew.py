@@ -41,7 +41,6 @@ class Work:
     spread: bool = False
     number: int = 0
     began_s: float = 0.0
-    carried_text: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +66,7 @@ class Worker:
     ready: bool = False
     hired_s: float = 0.0
     idle_s: float = 0.0  # since when, while its queue is empty
-    large: bool = False  # a frame of several packets is in its pipe: nothing may stand behind it
+    alone: bool = False  # what is in its pipe may have nothing behind it: several packets, or the text of a program
     stalled: bool = False  # its head takes longer than calls of that program did
     verdict: tuple[Work, ErrorRecord] | None = None
     deadline: asyncio.TimerHandle | None = None

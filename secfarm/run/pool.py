@@ -104,7 +104,7 @@ class WorkerPool:
 
     def _free(self, crew: Crew) -> Worker | None:
         for worker in crew.workers:
-            if not worker.queue:
+            if not (worker.queue or worker.verdict):
                 return worker
         hired = self._hire(crew)
         return hired if hired is not None and not hired.queue else None
@@ -116,8 +116,8 @@ class WorkerPool:
             return None
         best, best_s = None, _PIPELINE_S - expected
         for worker in crew.workers:
-            free = not (worker.large or worker.stalled) and len(worker.queue) < _PIPELINE_CALLS
-            if free and worker.load_s < best_s and _is_one_packet(work, worker):
+            free = not (worker.alone or worker.stalled or worker.verdict) and len(worker.queue) < _PIPELINE_CALLS
+            if free and worker.load_s < best_s and _may_follow(work, worker):
                 best, best_s = worker, worker.load_s
         return best
 
@@ -220,14 +220,14 @@ class WorkerPool:
         if crew is None:
             return
         work.number = next(self._numbers)
-        work.carried_text = work.key not in worker.programs
+        is_new = work.key not in worker.programs
         worker.programs.add(work.key)
         run = Run(
             work.number,
             work.key,
             work.arguments,
             work.values,
-            work.text if work.carried_text else None,
+            work.text if is_new else None,
             work.broadcast,
             work.spread,
             work.memory_bytes,
@@ -236,7 +236,8 @@ class WorkerPool:
         )
         worker.queue.append(work)
         worker.load_s += crew.seconds.get(work.key, _PIPELINE_S)
-        worker.large = not worker.process.send(run)
+        # A call behind a program's text might be read, and the text taken back.
+        worker.alone = not worker.process.send(run) or is_new
         if len(worker.queue) == 1:
             self._begins(worker)
         elif worker.stall_check is None:
@@ -280,13 +281,12 @@ class WorkerPool:
     def take_back(self, worker: Worker) -> None:
         """Put the calls that the worker has not begun back in front of its crew's queues."""
         crew = worker.crew
-        if crew is None or worker.large:
+        if crew is None or worker.alone:
             return
-        # More packets than calls: hostile code in the worker reported calls that it never read.
-        for _ in range(min(worker.process.take_back(), len(worker.queue))):
-            work = worker.queue.pop()
-            if work.carried_text:
-                worker.programs.discard(work.key)
+        taken = worker.process.take_back()
+        back = [work for work in worker.queue if work.number in taken]
+        worker.queue = deque(work for work in worker.queue if work.number not in taken)
+        for work in reversed(back):
             if work.broadcast:
                 worker.ran.pop()  # broadcasts start one at a time, on an idle worker: this is the last one
             else:
@@ -317,7 +317,7 @@ class WorkerPool:
             raise ProtocolError("a worker reports more output than the call may have")
         work = worker.queue.popleft()
         self._learn(crew, worker, work, done)
-        worker.large = worker.stalled = False
+        worker.alone = worker.stalled = False
         work.report(done)
         if worker.queue:
             self._begins(worker)
@@ -395,9 +395,7 @@ class WorkerPool:
         return Done(work.number, None, error, 0.0, 0.0)
 
 
-def _is_one_packet(work: Work, worker: Worker) -> bool:
-    """Whether the call may stand behind others in the worker's pipe: a longer one is only for an idle worker."""
+def _may_follow(work: Work, worker: Worker) -> bool:
+    """Whether the call may stand behind others in the worker's pipe: one packet, of a program that it has."""
     size_bytes = _RUN_BYTES + len(work.arguments) + len(work.values or b"")
-    if work.key not in worker.programs:
-        size_bytes += len(work.text.text) + len(work.text.origin)
-    return size_bytes <= PACKET_BYTES
+    return work.key in worker.programs and size_bytes <= PACKET_BYTES

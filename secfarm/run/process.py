@@ -20,7 +20,7 @@ import msgspec
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import MAX_VALUE_BYTES
-from secfarm.run.pipe import LENGTH, PACKET_BYTES, decode_done, encode_run
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, decode_done, decode_run, encode_run
 
 if TYPE_CHECKING:
     import asyncio
@@ -135,14 +135,15 @@ class WorkerProcess:
             self._unsent.popleft()
         self._loop.remove_writer(self._requests_write)
 
-    def take_back(self) -> int:
-        """Return how many packets, each one call, the worker had not read: it will never see them."""
-        taken = 0
-        try:
-            while os.read(self._requests_back, PACKET_BYTES):
-                taken += 1
-        except BlockingIOError:
-            pass
+    def take_back(self) -> set[int]:
+        """Return the numbers of the calls that the worker had not read, one a packet: it will never see them.
+
+        It may read one in the middle of this, so these need not be the last that were sent.
+        """
+        taken: set[int] = set()
+        with contextlib.suppress(BlockingIOError):
+            while packet := os.read(self._requests_back, PACKET_BYTES):
+                taken.add(decode_run(packet[LENGTH.size :]).number)
         return taken
 
     def _readable(self) -> bool:

@@ -15,7 +15,8 @@ from typing import Final
 from secfarm.errors import InvalidTaskError, ValueTransferError
 from secfarm.task.importable import import_ref, public_name
 from secfarm.task.program import NameProgram, Program, check_name, make_program
-from secfarm.task.resolve import Recorded, resolve
+from secfarm.task.resolve import resolve
+from secfarm.task.source import Recorded
 from secfarm.task.watch import ROOT, Watch
 
 
@@ -33,6 +34,7 @@ class _Record:
     """What is kept for a code object: good as long as its namespace, its shape and every watch are the same.
 
     Attributes:
+        requires: what the task asked for; a function and tasks of it share a code object.
         is_plain: nothing can have changed but the code and the namespace.
         captured: without values; those are read at each submit.
     """
@@ -40,6 +42,7 @@ class _Record:
     code: weakref.ref[CodeType]
     names: dict[str, object]
     shape: tuple[object, ...]
+    requires: tuple[str, ...]
     watches: tuple[Watch, ...]
     is_plain: bool
     captured: Captured
@@ -64,7 +67,12 @@ def capture(task: object) -> Captured:
     if isinstance(function, FunctionType):
         code = function.__code__
         record = _records.get(id(code))
-        if record is not None and record.names is function.__globals__ and record.code() is code:
+        if (
+            record is not None
+            and record.names is function.__globals__
+            and record.code() is code
+            and record.requires == (task.requires if isinstance(task, Recorded) else ())
+        ):
             captured = _again(record, function)
             if captured is not None:
                 return captured
@@ -130,6 +138,7 @@ def _capture_function(task: FunctionType | Recorded, function: FunctionType) -> 
         code=weakref.ref(function.__code__),
         names=function.__globals__,
         shape=_shape(function),
+        requires=task.requires if isinstance(task, Recorded) else (),
         watches=resolved.watches,
         is_plain=not resolved.watches,
         captured=Captured(resolved.program, (), resolved.places),

@@ -16,7 +16,18 @@ from secfarm.errors import ProtocolError, ValueTransferError
 from secfarm.limits import MAX_DEPTH
 from secfarm.task.codec_decode import TreeDecoder
 from secfarm.task.codec_encode import TreeEncoder
-from secfarm.task.codec_kinds import FEW, MAP, MAX_CLASSES, SCALARS, TREE_MARK, TUPLE, CannotTravel, Malformed, all_of
+from secfarm.task.codec_kinds import (
+    FEW,
+    LIST,
+    MAP,
+    MAX_CLASSES,
+    SCALARS,
+    TREE_MARK,
+    TUPLE,
+    CannotTravel,
+    Malformed,
+    all_of,
+)
 
 __all__ = ["decode", "decode_call", "encode", "encode_call"]
 
@@ -32,6 +43,8 @@ _REASON_CHARS: Final = 200
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError)
 _PAIRS: Final = frozenset({tuple, list})
 _CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
+_SMALL_BYTES: Final = 256  # of a call that is looked at as a whole before the general ways are tried
+_BIN8: Final = 0xC4  # with which msgpack begins short bytes
 _NO_STACK: Final = "the value cannot be walked: the caller's own calls nearly fill the stack; nothing was sent"
 
 # msgspec checks these types in C, item by item, so that what they accept needs no look from Python. A union there
@@ -82,7 +95,7 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
                 return _encoder.encode((args, kwargs))
         else:
             raise ValueTransferError("the name of a keyword argument is not exactly a str; nothing was sent")
-        return _encode_call_tree(args, kwargs, wide=False)
+        return _encode_flat_call(args, kwargs) or _encode_call_tree(args, kwargs, wide=False)
     except (OverflowError, UnicodeEncodeError):
         return _encode_call_tree(args, kwargs, wide=True)
     except RecursionError:
@@ -110,8 +123,12 @@ def decode_call(buffer: Buffer) -> Call:
         ProtocolError: the bytes are not what `encode_call` makes, whatever they are.
     """
     if buffer[:1] == TREE_MARK:
+        if len(buffer) <= _SMALL_BYTES and (flat := _decode_flat_call(buffer[1:])) is not None:
+            return flat
         call = _decode_tree(buffer, -_CALL_LEVELS)
     else:
+        if len(buffer) <= _SMALL_BYTES and _BIN8 in buffer and (flat := _decode_scalar_call(buffer)) is not None:
+            return flat  # the typed decoder takes no bytes
         try:
             return _call_decoder.decode(buffer)
         except _UNREADABLE:
@@ -148,6 +165,108 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
         if not _is_plain(inside, seen, depth + 1):
             return False
     return True
+
+
+# --- calls whose arguments are scalars and containers of scalars: the same bytes, without a walk ------------------
+
+
+def _encode_flat_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes | None:
+    """Return the tree of a call in which nothing is shared and no container stands in another; None for others."""
+    containers: list[object] = []
+    positional = _flat_nodes(args, containers)
+    named = _flat_nodes(kwargs.values(), containers) if kwargs else []
+    if positional is None or named is None:
+        return None
+    if len(containers) > 1 and len(set(map(id, containers))) != len(containers):
+        return None
+    root = [TUPLE, [TUPLE, *positional], [MAP, dict(zip(kwargs, named, strict=True))]]
+    return TREE_MARK + _encoder.encode([root])
+
+
+def _flat_nodes(values: Collection[object], containers: list[object]) -> list[object] | None:
+    nodes: list[object] = []
+    for item in values:
+        kind = type(item)
+        if kind in SCALARS:
+            nodes.append(item)
+            continue
+        if kind is tuple or kind is list:
+            inside = cast("Collection[object]", item)
+            if not all_of(SCALARS, inside):
+                return None
+            nodes.append([TUPLE if kind is tuple else LIST, *inside])
+        elif type(item) is dict and all_of(SCALARS, item) and all_of(SCALARS, item.values()):
+            nodes.append([MAP, item])
+        else:
+            return None
+        containers.append(item)
+    return nodes
+
+
+def _decode_flat_call(tree: Buffer) -> Call | None:
+    """Return what `_encode_flat_call` made these bytes of (the mark taken off), None if it did not."""
+    try:
+        (root,) = _any_decoder.decode(tree)
+        kind, arguments, named_arguments = root
+        kind_of_args, *positional = arguments
+        kind_of_kwargs, kwargs = named_arguments
+    except (*_UNREADABLE, TypeError, ValueError):
+        return None
+    # By exact type: texts, bytes and maps can be taken apart like arrays, and 2.0 equals 2.
+    if not (
+        type(root) is type(arguments) is type(named_arguments) is list
+        and type(kwargs) is dict
+        and type(kind) is type(kind_of_args) is type(kind_of_kwargs) is int
+        and (kind, kind_of_args, kind_of_kwargs) == (TUPLE, TUPLE, MAP)
+        and _build_flat(positional)
+    ):
+        return None
+    if kwargs:
+        named = list(kwargs.values())
+        if not (all_of(_KEYS_OF_KWARGS, kwargs) and _build_flat(named)):
+            return None
+        kwargs = dict(zip(kwargs, named, strict=True))
+    return tuple(positional), kwargs
+
+
+def _build_flat(nodes: list[object]) -> bool:
+    """Put values in the place of nodes; whether all are of scalars alone."""
+    for index, node in enumerate(nodes):
+        if type(node) in SCALARS:
+            continue
+        if type(node) is not list or not node or type(node[0]) is not int:
+            return False
+        kind = node[0]
+        if kind == MAP:
+            inside = node[1] if len(node) == 2 else None  # noqa: PLR2004 - kind and map
+            if type(inside) is not dict or not (all_of(SCALARS, inside) and all_of(SCALARS, inside.values())):
+                return False
+            nodes[index] = inside
+        elif kind in (TUPLE, LIST) and all_of(SCALARS, node):
+            del node[0]
+            nodes[index] = tuple(node) if kind == TUPLE else node
+        else:
+            return False
+    return True
+
+
+def _decode_scalar_call(buffer: Buffer) -> Call | None:
+    """Return a plain call whose arguments are scalars, bytes among them; None for others."""
+    try:
+        wire = _any_decoder.decode(buffer)
+    except _UNREADABLE:
+        return None
+    if type(wire) is not list or len(wire) != 2:  # noqa: PLR2004 - a pair
+        return None
+    args, kwargs = wire
+    if type(args) is not list or type(kwargs) is not dict or not all_of(SCALARS, args):
+        return None
+    if kwargs and not (all_of(_KEYS_OF_KWARGS, kwargs) and all_of(SCALARS, kwargs.values())):
+        return None
+    return tuple(args), kwargs
+
+
+# --- the general ways ---------------------------------------------------------------------------------------------
 
 
 def _encode_tree(value: object, *, wide: bool) -> bytes:

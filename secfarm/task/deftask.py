@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Final, Generic, ParamSpec, TypeVar, cast
 
@@ -16,10 +16,11 @@ import msgspec
 
 from secfarm.errors import InvalidTaskError
 from secfarm.task.capture import Captured, capture
+from secfarm.task.imports import needed_modules
 from secfarm.task.payload import Priority
 from secfarm.task.program import Function, FunctionKind, Place
-from secfarm.task.resolve import Recorded
-from secfarm.task.source import Found, remember_lines
+from secfarm.task.requirement import parse_requirements
+from secfarm.task.source import Found, Recorded, remember_lines
 from secfarm.task.syntax import cut
 from secfarm.task.template import parse
 
@@ -52,9 +53,10 @@ class Task(Recorded, Generic[P, R_co]):
         timeout_s: see `TaskOptions`.
         category: see `TaskOptions`.
         priority: `"default"` or `"low"`.
+        requires: distributions that a server must have, with versions: `["numpy>=2"]`.
 
     Raises:
-        InvalidTaskError: not a plain function, or a setting that is out of range.
+        InvalidTaskError: not a plain function, a setting that is out of range, or a malformed requirement.
     """
 
     __slots__ = ("name", "options")
@@ -67,13 +69,14 @@ class Task(Recorded, Generic[P, R_co]):
         timeout_s: float | None = None,
         category: str | None = None,
         priority: str | None = None,
+        requires: Sequence[str] = (),
     ) -> None:
         if not isinstance(function, FunctionType):
             raise InvalidTaskError(
                 f"deftask takes a function and got {type(function).__name__} {function!r}; put @deftask directly above "
                 "the `def`, below decorators that return other objects"
             )
-        super().__init__(function, lines=remember_lines(function))
+        super().__init__(function, lines=remember_lines(function), requires=parse_requirements(requires))
         functools.update_wrapper(self, function)
         self._set(name or function.__name__, timeout_s, category, priority)
 
@@ -182,7 +185,12 @@ def _read(text: str) -> tuple[_Node, Found]:
     )
     writes = {name for child in ast.walk(node) if isinstance(child, ast.Global) for name in child.names}
     return node, Found(
-        function, place, writes=tuple(sorted(writes)), defaults=defaults, keyword_defaults=keyword_defaults
+        function,
+        place,
+        writes=tuple(sorted(writes)),
+        needs=() if isinstance(node, ast.Lambda) else needed_modules(node.body),
+        defaults=defaults,
+        keyword_defaults=keyword_defaults,
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 from secfarm.errors import InvalidTaskError, ProtocolError
 from secfarm.limits import MAX_PROGRAM_BYTES
 from secfarm.task.payload import ProgramText
+from secfarm.task.requirement import parse_requirements
 
 
 class ProgramKind(Enum):
@@ -123,6 +124,8 @@ class SourceProgram(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
         global_writes: names that `global` statements of it assign or delete.
         submodules: modules to import besides, so that `import a.b` makes `a.b` an attribute of `a` there too.
         value_count: how many captured values go beside it.
+        imports: modules that import statements inside of its functions name; they have to be there before it runs.
+        requirements: distributions that have to be installed, as task/requirement.py spells them.
     """
 
     name: str
@@ -132,6 +135,8 @@ class SourceProgram(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     global_writes: tuple[str, ...] = ()
     submodules: tuple[str, ...] = ()
     value_count: int = 0
+    imports: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
 
 
 class NameProgram(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=1):
@@ -219,7 +224,7 @@ def check_name(name: str) -> str:
     """
     module, colon, qualname = name.partition(":")
     parts = (module, qualname) if colon else (module,)
-    if not all(_DOTTED.fullmatch(part) for part in parts) or not (colon or "." in name):
+    if not all(map(is_dotted, parts)) or not (colon or "." in name):
         raise InvalidTaskError(f"{name!r} is no function's name; write `module:name`, `module.name` or a built-in")
     if any(part.startswith("_") for part in re.split("[.:]", name)):
         raise InvalidTaskError(f"{name!r} has a private part; only public names can be called on a server")
@@ -295,20 +300,31 @@ def _check_source(program: SourceProgram, places: tuple[Place, ...]) -> None:
         _expect(len(function.cells) == len(function.free_names), "a function's cells do not fit its free names")
         _expect(all(0 <= cell < len(program.cells) for cell in function.cells), "a function's cell does not exist")
         _expect(function.optimize in (0, 1, 2), "an optimisation level is out of range")
-    for module in program.submodules:
-        _expect(_DOTTED.fullmatch(module) is not None, "a module's name is malformed")
-    for binding in _bindings(program):
+    for module in (*program.submodules, *program.imports):
+        _expect(is_dotted(module), "a module's name is malformed")
+    try:
+        requirements = parse_requirements(program.requirements)
+    except InvalidTaskError as error:
+        raise ProtocolError(f"a program is malformed: {error}; nothing of it was compiled") from error
+    _expect(requirements == program.requirements, "its requirements are not in their one spelling, sorted")
+    for binding in bindings_of(program):
         match binding:
             case FunctionRef(index):
                 _expect(0 <= index < len(program.functions), "a function that it names does not exist")
             case ValueRef(slot):
                 _expect(0 <= slot < program.value_count, "a value that it names does not exist")
             case ImportRef(module, qualname):
-                _expect(_DOTTED.fullmatch(module) is not None, "a module's name is malformed")
-                _expect(not qualname or _DOTTED.fullmatch(qualname) is not None, "a qualified name is malformed")
+                _expect(is_dotted(module), "a module's name is malformed")
+                _expect(not qualname or is_dotted(qualname), "a qualified name is malformed")
 
 
-def _bindings(program: SourceProgram) -> list[Binding]:
+def is_dotted(name: str) -> bool:
+    """Whether `name` is one identifier or several with dots between them."""
+    return _DOTTED.fullmatch(name) is not None
+
+
+def bindings_of(program: SourceProgram) -> list[Binding]:
+    """Return every binding in it, those of cells, namespaces, defaults and attributes."""
     found = [binding for binding in program.cells if binding is not None]
     for namespace in program.namespaces:
         found += [binding for _, binding in namespace.names]

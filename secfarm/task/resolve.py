@@ -19,6 +19,7 @@ import msgspec
 
 from secfarm.errors import InvalidTaskError
 from secfarm.task.importable import import_ref, is_installed_module, module_ref, offers, submodules
+from secfarm.task.imports import absolute_names
 from secfarm.task.program import (
     Binding,
     Function,
@@ -30,7 +31,7 @@ from secfarm.task.program import (
     ValueRef,
     make_program,
 )
-from secfarm.task.source import Found, find_source
+from secfarm.task.source import Found, Recorded, find_source
 from secfarm.task.watch import (
     MISSING,
     ROOT,
@@ -43,23 +44,6 @@ from secfarm.task.watch import (
     read_keyword,
     read_own_cell,
 )
-
-
-class Recorded:
-    """A task that remembers its text: a function with the lines of its file when it was made, or text alone.
-
-    Attributes:
-        function: None for text alone, which is never compiled here.
-        lines: of the file, as `linecache` had them.
-        text: for text alone, what is known of it.
-    """
-
-    __slots__ = ("__dict__", "__weakref__", "function", "lines", "text")
-
-    def __init__(self, function: FunctionType | None, *, lines: Sequence[str] = (), text: Found | None = None) -> None:
-        self.function = function
-        self.lines = lines
-        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +121,8 @@ class _Builder:
         self._values: list[object] = []
         self._places: list[str] = []
         self._watches: list[Watch] = []
+        self._imports: set[str] = set()
+        self._requirements: set[str] = set()
         self._add_task(root, ())
 
     def build(self) -> Resolved:
@@ -157,6 +143,8 @@ class _Builder:
                 global_writes=tuple(sorted({name for unit in self._units for name in unit.found.writes})),
                 submodules=tuple(sorted({name for module in self._modules for name in submodules(module, words)})),
                 value_count=len(self._values),
+                imports=tuple(sorted(self._imports)),
+                requirements=tuple(sorted(self._requirements)),
             ),
             tuple(unit.found.place for unit in self._units),
         )
@@ -180,10 +168,16 @@ class _Builder:
             raise InvalidTaskError("a task holds neither a function nor text; nothing was sent")
         self._units.append(unit)
         self._kept.append(task)
+        self._imports.update(absolute_names(unit.found.needs, _label(unit.names)))
+        self._require(task)
         index = self._index[id(task)] = len(self._units) - 1
         if function is not None:
             self._index[id(function)] = index
         return index
+
+    def _require(self, task: FunctionType | Recorded) -> None:
+        if isinstance(task, Recorded):
+            self._requirements.update(task.requires)
 
     def _bind_next(self) -> bool:
         """Bind the names of the next function that was added; whether there was one."""
@@ -408,6 +402,7 @@ class _Builder:
                 known = self._add_task(value, (*unit.chain, unit.found.function.name))
             except InvalidTaskError as error:
                 raise InvalidTaskError(f"{unit.title} names a function that cannot travel: {error}") from error
+        self._require(value)
         if function is not None:
             self._kept.append(value)
             self._index[id(value)] = known

@@ -7,6 +7,7 @@ whose text compiles to the same code object; when there is none, nothing is gues
 
 from __future__ import annotations
 
+import ast
 import dis
 import inspect
 import linecache
@@ -19,9 +20,10 @@ from types import CodeType, FunctionType
 from typing import Final
 
 from secfarm.errors import InvalidTaskError
+from secfarm.task.imports import needed_modules
 from secfarm.task.program import Function, Place
 from secfarm.task.syntax import File, candidate_texts, parse_file
-from secfarm.task.template import FUTURE_FLAGS, compile_function, same_code
+from secfarm.task.template import FUTURE_FLAGS, compile_function, parse_function, same_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Found:
         writes: global names that it assigns or deletes.
         used_free: the closure variables that it really uses.
         words: all its other names and its string constants: every attribute that it can ask for.
+        needs: modules that its own import statements name (task/imports.py).
         from_imports: for names that its module imports `from` another: that module and the name there.
         defaults: values of defaults that are written as literals; only for text that never was a function here.
         keyword_defaults: the same for keyword-only parameters.
@@ -45,9 +48,36 @@ class Found:
     writes: tuple[str, ...] = ()
     used_free: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
     from_imports: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: tuple[object, ...] = ()
     keyword_defaults: Mapping[str, object] = field(default_factory=dict)
+
+
+class Recorded:
+    """A task that remembers its text: a function with the lines of its file when it was made, or text alone.
+
+    Attributes:
+        function: None for text alone, which is never compiled here.
+        lines: of the file, as `linecache` had them.
+        text: for text alone, what is known of it.
+        requires: distributions that it needs on the server, as task/requirement.py spells them.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "function", "lines", "requires", "text")
+
+    def __init__(
+        self,
+        function: FunctionType | None,
+        *,
+        lines: Sequence[str] = (),
+        text: Found | None = None,
+        requires: tuple[str, ...] = (),
+    ) -> None:
+        self.function = function
+        self.lines = lines
+        self.text = text
+        self.requires = requires
 
 
 _MAX_FOUND: Final = 4096  # texts kept
@@ -217,6 +247,7 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
     loads: dict[str, None] = {}
     writes: dict[str, None] = {}
     used_free: set[str] = set()
+    has_imports = False
     for part in nested_code(code):
         for instruction in dis.get_instructions(part):
             name = instruction.argval
@@ -224,6 +255,7 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
                 loads[name] = None
             if instruction.opname in _GLOBAL_WRITES:
                 writes[name] = None
+            has_imports = has_imports or instruction.opname == "IMPORT_NAME"
             if part is code and instruction.opcode in _VARIABLES and instruction.opname != "COPY_FREE_VARS":
                 used_free.update(name if isinstance(name, tuple) else (name,))
     return Found(
@@ -233,8 +265,14 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
         writes=tuple(sorted(writes)),
         used_free=frozenset(code.co_freevars if _FRAME_READERS.intersection(loads) else used_free),
         words=frozenset(_words(code)),
+        needs=_needs(function, place) if has_imports else (),
         from_imports=file.from_imports,
     )
+
+
+def _needs(function: Function, place: Place) -> tuple[str, ...]:
+    node = parse_function(function, place.line, place.column)
+    return () if isinstance(node, ast.Lambda) else needed_modules(node.body)
 
 
 def _words(code: CodeType) -> Iterator[str]:

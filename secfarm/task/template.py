@@ -64,7 +64,7 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
         InvalidTaskError: the text is not exactly one function, or is nested too deeply.
     """
     try:
-        tree = _parse_function(function, line, column)
+        tree = parse_function(function, line, column)
         _strip(tree)
         module = _surround(tree, function)
         with _quiet, warnings.catch_warnings():
@@ -75,8 +75,13 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
     return _dig(code, line, function)
 
 
-def _parse_function(function: Function, line: int, column: int) -> _Tree:
-    """Parse the text where blanks around it make it legal and its columns true."""
+def parse_function(function: Function, line: int, column: int) -> _Tree:
+    """Parse the text where blanks around it make it legal and its columns true.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError, OverflowError: it is not Python of this version.
+        InvalidTaskError: it is not exactly one function.
+    """
     if function.kind is FunctionKind.LAMBDA:
         tree = parse(f"(\n{' ' * column}{function.text}\n)", function.flags)
         header_lines = 1

@@ -106,7 +106,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize(("stage", "what"), list(itertools.product(STAGES, GARBAGE)))
-def test_garbage_gets_one_word_and_a_closed_connection(server: ServerProcess, site: Site, stage: str, what: str) -> None:
+def test_garbage_gets_one_word_and_a_closed_connection(
+    server: ServerProcess, site: Site, stage: str, what: str
+) -> None:
     attacker = reach(server, site, stage)
     attacker.raw(GARBAGE[what])
     expect_refusal(attacker)
@@ -127,7 +129,13 @@ MESSAGES = (
     Ping(1),
     Pong(1),
 )
-ALLOWED = {"tls": {"Hello"}, "hello": {"AuthToken"}, "first token": {"AuthToken"}, "server's token": {"AuthToken"}, "ready": {"Ping", "Pong"}}
+ALLOWED = {
+    "tls": {"Hello"},
+    "hello": {"AuthToken"},
+    "first token": {"AuthToken"},
+    "server's token": {"AuthToken"},
+    "ready": {"Ping", "Pong"},
+}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,9 @@ def test_a_message_out_of_order_gets_one_word_and_a_closed_connection(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stream_that_is_cut_in_the_middle_of_a_frame_is_no_news(server: ServerProcess, site: Site, stage: str) -> None:
+def test_a_stream_that_is_cut_in_the_middle_of_a_frame_is_no_news(
+    server: ServerProcess, site: Site, stage: str
+) -> None:
     for cut in (1, 3, 4, 20):
         attacker = reach(server, site, stage)
         attacker.raw(encode_frame(bytes(5000))[:cut])
@@ -156,7 +166,13 @@ def test_a_stream_that_is_cut_in_the_middle_of_a_frame_is_no_news(server: Server
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x00" * 1000, b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600)],
+    [
+        b"",
+        b"\x00" * 1000,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600),
+    ],
     ids=["nothing", "zeros", "http", "ssh", "half a client hello"],
 )
 def test_bytes_that_are_no_tls_end_the_connection(server: ServerProcess, data: bytes) -> None:
@@ -170,7 +186,9 @@ def test_bytes_that_are_no_tls_end_the_connection(server: ServerProcess, data: b
                 pass
 
 
-def test_a_frame_larger_than_allowed_before_the_proof_is_refused_after_its_length(server: ServerProcess, site: Site) -> None:
+def test_a_frame_larger_than_allowed_before_the_proof_is_refused_after_its_length(
+    server: ServerProcess, site: Site
+) -> None:
     """Nothing of the payload is waited for."""
     attacker = reach(server, site, "hello")
     attacker.raw((MAX_FRAME_BEFORE_AUTH_BYTES + 1).to_bytes(4, "big"))
@@ -198,7 +216,7 @@ def test_every_truncation_of_the_handshake_leaves_the_server_whole(server: Serve
             attacker = reach(server, site, stage)
             if stage == "tls":
                 attacker.session.start()
-            elif stage == "hello" or stage == "first token":
+            elif stage in {"hello", "first token"}:
                 try:
                     attacker.session.receive(attacker.socket.recv(1 << 16))
                 except SecfarmError:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import pytest
 
@@ -17,11 +18,11 @@ from secfarm.auth.base import End, Side
 from secfarm.auth.ed25519 import Ed25519AuthClient, Ed25519AuthServer
 from secfarm.errors import AuthError, KernelCreationError, SecfarmError
 from secfarm.net.tls import acceptor_context, initiator_context
+from secfarm.sign.envelope import decode_envelope
 from secfarm.sign.keys import SigningKey
 from secfarm.task import codec
 from secfarm.task.outcome import ErrorRecord
 from secfarm.task.payload import Blob, decode_batch
-from secfarm.sign.envelope import decode_envelope
 from secfarm.trust.store import KnownServer, KnownServers, TrustStore, parse_allowed_signers
 from secfarm.wire.frames import encode_frame
 from secfarm.wire.messages import Chunk, Message, OrderResult, Outcome, Results, Submit, Welcome, encode_message
@@ -72,7 +73,7 @@ class Relay:
                 self.relayed[way] += data
                 pair[1 - way].sendall(self._alter(way, data))
 
-    def __enter__(self) -> Relay:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -124,11 +125,14 @@ def test_a_flipped_bit_on_the_wire_ends_the_session(site: Site, serving: Serving
             return data[:-1] + bytes([data[-1] ^ 1])
         return data
 
-    with Relay(serving, flip, ends_tls=False) as relay, pytest.raises((OSError, EOFError, SecfarmError)):
+    def work(relay: Relay) -> None:
         with through(relay, site) as ada:
             ada.meet()
             for number in range(20):
                 assert ada.run("builtins:abs", -number) == number
+
+    with Relay(serving, flip, ends_tls=False) as relay, pytest.raises((OSError, EOFError, SecfarmError)):
+        work(relay)
 
 
 def test_a_cut_stream_is_an_error_and_no_end(site: Site, serving: Serving) -> None:
@@ -213,7 +217,7 @@ class FalseServer:
             self.goodbyes.append(session.goodbye.code)
             self.ended.set()
 
-    def __enter__(self) -> FalseServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -277,16 +281,22 @@ def test_a_false_servers_lie_ends_the_session_and_gives_no_result(lie: str, kern
 @pytest.mark.parametrize("value", [b"", b"\xc1", b"\x91" * 5000, b"\xdd\xff\xff\xff\xff", b"\xc7\xff\x7fx"])
 def test_a_false_servers_value_is_data_or_an_error(value: bytes, kernel_of: Callable[..., Kernel]) -> None:
     key = SigningKey.from_seed(b"\x07" * 32)
-    with FalseServer(lambda ids: [one_outcome(one, value=value) for one in ids], key) as server:
-        with pytest.raises(SecfarmError):
-            kernel_of(server, key).submit(abs, -1).result(DEADLINE_S)
+    with (
+        FalseServer(lambda ids: [one_outcome(one, value=value) for one in ids], key) as server,
+        pytest.raises(SecfarmError),
+    ):
+        kernel_of(server, key).submit(abs, -1).result(DEADLINE_S)
 
 
-@pytest.mark.parametrize("remote_type", ["SystemExit", "os.system", "__import__", "Exception.__subclasses__", "eval", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "remote_type", ["SystemExit", "os.system", "__import__", "Exception.__subclasses__", "eval", "\x1b[31m"]
+)
 def test_a_false_servers_error_is_one_of_our_classes(remote_type: str, kernel_of: Callable[..., Kernel]) -> None:
     key = SigningKey.from_seed(b"\x07" * 32)
     record = ErrorRecord("raised", "report", "text", remote_type)
-    with FalseServer(lambda ids: [one_outcome(one, value=None, error=record) for one in ids], key) as server:
-        with pytest.raises(SecfarmError) as caught:
-            kernel_of(server, key).submit(abs, -1).result(DEADLINE_S)
+    with (
+        FalseServer(lambda ids: [one_outcome(one, value=None, error=record) for one in ids], key) as server,
+        pytest.raises(SecfarmError) as caught,
+    ):
+        kernel_of(server, key).submit(abs, -1).result(DEADLINE_S)
     assert type(caught.value).__name__ == "TaskExecutionError"

@@ -55,7 +55,7 @@ def holders() -> list[object]:
 @pytest.mark.parametrize("number", range(6))
 def test_no_repr_str_or_format_shows_a_secret(number: int) -> None:
     one = holders()[number]
-    for text in (repr(one), str(one), f"{one}", f"{[one]}", f"{({'x': one})}"):
+    for text in (repr(one), str(one), f"{one}", f"{[one]}", f"{ ({'x': one}) }"):
         assert_hidden(text, SEED, SECRET)
 
 
@@ -83,9 +83,9 @@ def test_a_traceback_with_locals_shows_no_secret() -> None:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG)
-    yield caplog
+    return caplog
 
 
 def test_no_log_and_no_record_shows_a_secret_or_an_argument(site: Site, log: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,8 @@ def memory_of(pid: int) -> Iterator[bytes]:
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 and Path("/proc/sys/kernel/yama/ptrace_scope").exists()
+    os.geteuid() != 0
+    and Path("/proc/sys/kernel/yama/ptrace_scope").exists()
     and Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() not in "01",
     reason="this system lets nobody but root read the memory of another process",
 )

@@ -1,4 +1,4 @@
-"""Large values that are not what was signed: refused with their connection; what was signed arrives whatever else does."""
+"""Large values that are not what was signed: refused with their connection. What was signed arrives."""
 
 from __future__ import annotations
 

@@ -116,12 +116,18 @@ def test_a_task_that_reads_the_calls_behind_it_takes_only_its_own_sessions(site:
 @pytest.mark.parametrize(
     "source",
     [
-        lambda: __import__("os").kill(__import__("os").getppid(), 0) or __import__("os").close(int(__import__("sys").argv[2])),
+        lambda: (
+            __import__("os").kill(__import__("os").getppid(), 0)
+            or __import__("os").close(int(__import__("sys").argv[2]))
+        ),
         lambda: __import__("os").close(int(__import__("sys").argv[1])),
-        lambda: [__import__("os").close(fd) for fd in range(64) if __import__("os").path.exists(f"/proc/self/fd/{fd}")] and None,
+        lambda: (
+            [__import__("os").close(fd) for fd in range(64) if __import__("os").path.exists(f"/proc/self/fd/{fd}")]
+            and None
+        ),
         lambda: __import__("sys").setrecursionlimit(10**6),
         lambda: setattr(__import__("builtins"), "len", None),
-        lambda: __import__("sys").modules.clear(),
+        lambda: __import__("sys").modules.clear(),  # noqa: PLW0108 - a lambda is what travels
         lambda: __import__("gc").disable() or __import__("os").abort(),
     ],
     ids=["results closed", "requests closed", "all closed", "recursion", "builtins", "modules", "abort"],

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from secfarm.auth.base import Auth, End, Side
 from secfarm.auth.ed25519 import Ed25519AuthClient
@@ -202,7 +202,7 @@ class Serving:
         assert self._error is None, self._error
         assert self.broken == []
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -218,7 +218,14 @@ class ServerProcess:
         answer_read, answer = os.pipe()
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "secfarm.daemon.process", site.folder / "config.toml", str(lifeline), str(answer)],
+                [
+                    sys.executable,
+                    "-m",
+                    "secfarm.daemon.process",
+                    site.folder / "config.toml",
+                    str(lifeline),
+                    str(answer),
+                ],
                 env={"PYTHONPATH": str(ROOT), "HOME": str(site.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -256,7 +263,7 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -414,7 +421,7 @@ class Client:
         """Break the connection as a pulled plug would."""
         self.socket.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

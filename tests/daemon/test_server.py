@@ -118,7 +118,9 @@ def test_limits_of_the_grant_bound_what_is_asked(site: Site, held: Hold) -> None
 # --- a task is run once -------------------------------------------------------------------------------------------
 
 
-def test_a_result_waits_for_a_client_whose_connection_broke_and_is_given_once(site: Site, serving: Serving, held: Hold) -> None:
+def test_a_result_waits_for_a_client_whose_connection_broke_and_is_given_once(
+    site: Site, serving: Serving, held: Hold
+) -> None:
     ada = client(serving, site)
     one = ada.task(hold, *held.args, task_id=b"t" * 16)
     ada.submit(one)
@@ -153,8 +155,9 @@ def test_tasks_are_taken_over_from_a_session_that_is_dead_without_our_knowing(
 ) -> None:
     """The client sees the break first and asks again in a new session; then the old connection ends."""
     old = client(serving, site)
-    running, waiting = (lambda one: one.task(hold, *held.args, task_id=b"r" * 16)), (
-        lambda one: one.task("builtins:abs", -5, task_id=b"w" * 16)
+    running, waiting = (
+        (lambda one: one.task(hold, *held.args, task_id=b"r" * 16)),
+        (lambda one: one.task("builtins:abs", -5, task_id=b"w" * 16)),
     )
     old.submit(running(old), waiting(old))
     pid = held.begins_now()
@@ -297,7 +300,7 @@ def test_without_room_for_records_nothing_runs_and_the_server_ends(site: Site, t
         full = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
         serving.call(lambda: os.dup2(full, serving.server._audit._descriptor, inheritable=False))
         os.close(full)
-        ada.submit(ada.task(lambda path: open(path, "w").close(), str(marker)))  # noqa: PTH123, SIM115
+        ada.submit(ada.task(lambda path: open(path, "w").close(), str(marker)))  # noqa: PTH123
         assert ada.goodbye().code == "error"
         serving.wait()
     assert not marker.exists()

@@ -65,7 +65,10 @@ def test_a_file_that_others_could_have_touched_starts_nothing(
         Serving(site)
 
 
-@pytest.mark.parametrize(("name", "text"), [("policy.toml", "[[grant]]\nmay = ['run']\n"), ("allowed_signers", "nonsense\n"), ("policy.toml", "x=")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("policy.toml", "[[grant]]\nmay = ['run']\n"), ("allowed_signers", "nonsense\n"), ("policy.toml", "x=")],
+)
 def test_a_trust_file_that_is_not_understood_whole_starts_nothing(site: Site, name: str, text: str) -> None:
     site.write(name, text)
     with pytest.raises(TrustFileError, match=name):

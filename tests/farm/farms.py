@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from secfarm import Future, Kernel, SigningKey
 from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
@@ -115,7 +115,7 @@ class Daemon:
         """Return a kernel on this server, or on `addresses` that lead to it."""
         return Kernel(list(addresses) or [self.address], auth=self.auth, connect_timeout_s=WAIT_S, **settings)  # type: ignore[arg-type]
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

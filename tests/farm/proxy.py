@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Self
 
 from tests.farm.farms import WAIT_S
 
@@ -43,7 +44,7 @@ class Proxy:
         self._server = self._run(asyncio.start_server(self._connected, "127.0.0.1", 0))
         self.address = "{}:{}".format(*self._server.sockets[0].getsockname())
 
-    def _run(self, coroutine):
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever it returns
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
 
     async def _connected(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -121,7 +122,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,5 +1,7 @@
 """The future is one of `concurrent.futures`: CPython's FutureTests, and what a task on a server adds to them."""
 
+# ruff: noqa: ANN001, ANN201, ANN202, T201 - tasks are written as users write them
+
 from __future__ import annotations
 
 import asyncio
@@ -139,7 +141,7 @@ def test_a_callback_may_submit_and_may_not_wait_for_a_cancel(one_kernel, gate: G
     second_open.start()
     assert done.wait(WAIT_S)
     second_open.join()
-    assert got == [False, 3] or got == [False, 3]
+    assert got == [False, 3]
 
 
 # --- cancelling -----------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_large_value_waits_outside_the_buffers_while_the_peer_does_not_read(ad
         far.connection._transport.pause_reading()
         value = bytes(400 * CHUNK_BYTES)
         near.connection.send_value(blob_of(value), value)
-        while near.connection.writable:
+        while near.connection.writable:  # noqa: ASYNC110 - it is no event of the pump
             await asyncio.sleep(0)
         assert near.connection._transport.get_write_buffer_size() < 8 * CHUNK_BYTES
         assert not near.writable.is_set()
@@ -247,7 +247,7 @@ def test_dialling_says_who_did_not_believe_whom(address: str) -> None:
     async def test(house: House) -> None:
         with pytest.raises(AuthError, match="refused us"):
             await dialled(house, SharedSecret("ada", b"w" * 32))
-        while not house.turned_away:
+        while not house.turned_away:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
         assert isinstance(house.turned_away[0], AuthError)
 

@@ -53,7 +53,7 @@ async def _run(size: int, test: Callable[[WorkerPool], Awaitable[None]]) -> None
         pids = pool.pids()
         pool.close()
     assert broken == []
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "a worker outlived its pool"
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "a worker outlived its pool"  # noqa: ASYNC240
 
 
 def work(task: object, *args: object, **settings: object) -> tuple[Work, asyncio.Future[Done]]:

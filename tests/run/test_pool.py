@@ -193,7 +193,7 @@ async def test_a_child_that_holds_the_pipes_does_not_keep_a_dead_worker_alive(po
     finally:
         held.let_go(2)
         for pid in pids - set(pool.pids()):
-            if Path(f"/proc/{pid}").exists():
+            if Path(f"/proc/{pid}").exists():  # noqa: ASYNC240
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -354,13 +354,13 @@ async def test_single_use_gives_every_call_a_worker_of_its_own(pool: WorkerPool)
 
 
 def define() -> int:
-    global STATE
+    global STATE  # noqa: PLW0603 - what a broadcast is for
     STATE = "defined by the broadcast"
     return os.getpid()
 
 
 def look() -> str:
-    return STATE  # noqa: F821
+    return STATE
 
 
 @pooled(2)
@@ -465,18 +465,29 @@ async def test_a_worker_that_lies_is_ended_and_its_call_reported_lost(pool: Work
 
 
 @pooled()
-async def test_a_worker_that_reports_calls_that_it_has_not_read_costs_only_its_own_crew(pool: WorkerPool) -> None:
+async def test_a_worker_that_reports_calls_that_it_has_not_read_costs_only_its_own_crew(
+    pool: WorkerPool, held: Hold
+) -> None:
+    """More calls lie unread in its pipe than it still owes reports for."""
+
+    def forge_and_hold(frames: list[bytes], began: str, release: str) -> int:
+        write_to_results(frames)
+        return hold(began, release)
+
     crew, other = pool.crew(), pool.crew()
     await run(crew, abs, -1)
-    first, first_done = work(write_to_results, [])
-    second, second_done = work(abs, -2)
-    third, _ = work(abs, -3)
-    worker = crew.workers[0]
     number = next(pool._numbers) + 1
-    first, first_done = work(write_to_results, [forged(number + add) for add in range(3)])
-    for one in (first, second, third):
+    calls = [
+        work(forge_and_hold, [forged(number + add) for add in range(3)], *held.args),
+        work(abs, -2),
+        work(abs, -3),
+    ]
+    worker = crew.workers[0]
+    for one, _ in calls:
         pool._start(worker, one)
-    assert (value_of(await first_done), value_of(await second_done)) == (1, 1)
+    assert [value_of(await future) for _, future in calls] == [1, 1, 1]
+    await held.begins()
+    os.kill(worker.process.pid, signal.SIGKILL)
     assert await run(crew, abs, -4) == 4
     assert await run(other, abs, -5) == 5
 

@@ -25,7 +25,9 @@ class Seen:
         self.dones: asyncio.Queue[Done] = asyncio.Queue()
         self.exits: list[Exit] = []
         self.gone = asyncio.Event()
-        self.process = WorkerProcess(asyncio.get_running_loop(), lambda _, done: self.dones.put_nowait(done), self.on_exit)
+        self.process = WorkerProcess(
+            asyncio.get_running_loop(), lambda _, done: self.dones.put_nowait(done), self.on_exit
+        )
 
     def on_exit(self, process: WorkerProcess, how: Exit) -> None:
         self.exits.append(how)
@@ -78,8 +80,8 @@ def test_what_is_taken_back_is_never_run(tmp_path: Path) -> None:
         await held.begins()
         for number in range(2, 12):
             seen.process.send(call(number, abs, -number))
-        assert seen.process.take_back() == 10
-        assert seen.process.take_back() == 0
+        assert len(seen.process.take_back()) == 10
+        assert not seen.process.take_back()
         held.let_go()
         assert (await seen.dones.get()).number == 1
         seen.process.send(call(20, abs, -1))
@@ -121,7 +123,7 @@ def test_ending_twice_is_no_error_and_leaves_no_descriptor_and_no_process() -> N
         seen.process.end()
         seen.process.kill()
         assert len(seen.exits) == 1
-        assert not Path(f"/proc/{pid}").exists()
+        assert not Path(f"/proc/{pid}").exists()  # noqa: ASYNC240
         assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
     asyncio.run(main())

@@ -65,7 +65,7 @@ async def test_a_worker_holds_dev_null_and_its_two_pipes_and_nothing_else(pool: 
 async def test_a_worker_is_isolated_from_the_users_python_and_directory(pool: WorkerPool) -> None:
     def facts() -> list[object]:
         flags = sys.flags
-        return [flags.isolated, flags.no_user_site, os.getcwd(), os.getsid(0) == os.getpid(), "" in sys.path]
+        return [flags.isolated, flags.no_user_site, os.getcwd(), os.getsid(0) == os.getpid(), "" in sys.path]  # noqa: PTH109
 
     assert await run(pool.crew(), facts) == [1, 1, "/", True, False]
 
@@ -93,7 +93,7 @@ async def test_no_core_dump_would_show_what_a_worker_held(pool: WorkerPool) -> N
 
 
 def count_up() -> int:
-    global COUNTER
+    global COUNTER  # noqa: PLW0603 - what is under test
     try:
         COUNTER += 1
     except NameError:
@@ -117,9 +117,9 @@ async def test_every_run_has_fresh_globals(pool: WorkerPool) -> None:
     ("task", "remote_type"),
     [
         (lambda: sys.exit(3), "SystemExit"),
-        (lambda: exit(), "SystemExit"),  # noqa: PLR1722
+        (lambda: exit(), "SystemExit"),  # noqa: PLW0108, PLR1722
         (lambda: (_ for _ in ()).throw(KeyboardInterrupt), "KeyboardInterrupt"),
-        (lambda: [].pop(), "IndexError"),
+        (lambda: [].pop(), "IndexError"),  # noqa: PLW0108 - a lambda is what travels
         (lambda: json.loads("{"), "json.decoder.JSONDecodeError"),
         (lambda: nowhere, "NameError"),  # noqa: F821
     ],
@@ -288,10 +288,12 @@ async def test_the_traceback_shows_the_clients_file_and_line_and_no_frame_of_our
     pool: WorkerPool, tmp_path: Path
 ) -> None:
     file = tmp_path / "job.py"
-    file.write_text(textwrap.dedent("""\
+    file.write_text(
+        textwrap.dedent("""\
         def divide(a, b):
             return a / b
-        """))
+        """)
+    )
     sys.path.insert(0, str(tmp_path))
     try:
         import job
