@@ -26,6 +26,7 @@ __all__ = [
     "PolicyError",
     "ProtocolError",
     "PtreeError",
+    "PythonVersionError",
     "RedefinedNodeError",
     "ReplayedError",
     "ResourceExceededError",
@@ -112,6 +113,21 @@ class TaskExecutionError(TaskError):
         """The report, then the remote traceback: a built-in's own `__str__` may want fields that we do not have."""
         where = f" (on server {self.server})" if self.server else ""
         return f"{self.report}{where}\n{self.description}" if self.description else f"{self.report}{where}"
+
+
+class PythonVersionError(TaskExecutionError, SyntaxError):
+    """The task's text is of a newer Python than the server's; no code of the user ran.
+
+    Attributes:
+        python_version: the server's.
+    """
+
+    code = "python-version"
+    exit_status = ExitStatus.MISSING
+
+    def __init__(self, report: str, *, python_version: str = "", server: str = "") -> None:
+        super().__init__(report, remote_type="SyntaxError", server=server)
+        self.python_version = python_version
 
 
 class TaskKilledError(TaskError):

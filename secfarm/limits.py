@@ -36,3 +36,4 @@ RESULT_KEEP_S: Final = 600.0  # a result whose client vanished waits this long t
 MAX_UNAUTHENTICATED: Final = 64  # connections in handshake at once, in all
 MAX_UNAUTHENTICATED_PER_SOURCE: Final = 16
 MAX_SESSIONS: Final = 1024
+MAX_SESSIONS_PER_PRINCIPAL: Final = 256

@@ -23,6 +23,7 @@ from secfarm.errors import (
     MissingModulesError,
     PolicyError,
     ProtocolError,
+    PythonVersionError,
     ResourceExceededError,
     SecfarmError,
     TaskExecutionError,
@@ -40,6 +41,7 @@ _MAX_CHARS: Final = 4000  # of one message; a peer may have written some of it
 # The first class that fits decides.
 _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (InvalidTaskError, "change the task as the message says; docs/concepts.md, Tasks, lists what travels"),
+    (PythonVersionError, "run it on a server with that Python or a newer one, or write it for the older one"),
     (TaskExecutionError, "the error is the task's own; the traceback above shows its lines"),
     (TaskTimeoutError, "give it longer with --timeout; the server's policy (wall_s) may allow less"),
     (TaskKilledError, "run it again if that was not meant"),
@@ -84,7 +86,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("interrupted", "what was running for you has been ended", ExitStatus.INTERRUPTED)
     told = _reason(error)
     hint = next((hint for kind, hint in _HINTS if isinstance(told, kind)), _REPORT)
-    if isinstance(error, TaskExecutionError):
+    if isinstance(error, TaskExecutionError) and not isinstance(error, PythonVersionError):
         where = f" on server {error.server}" if error.server else ""
         return Failure(_line(f"the task raised{where}: {error.report}"), hint, error.exit_status)
     message, _, remedy = _line(_words(error)).partition(_REMEDY)

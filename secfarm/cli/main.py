@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "keygen": "keygen",
     "serve": "serve",
     "run": "run",
+    "check": "check",
     "ping": "ping",
     "end-server": "end_server",
     "status": "status",

@@ -9,14 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import click
 
 from secfarm.cli.client import CONNECT_TIMEOUT_S, client_auth, some_addresses
 from secfarm.cli.output import Output, json_line, output_options, pass_output, printable, write
-from secfarm.cli.script import choose_task, load_script
+from secfarm.cli.script import task_of_file
 from secfarm.disk.config import load_client_config
 from secfarm.errors import InvalidTaskError, ValueTransferError
 from secfarm.farm.deftask import task_from_source
@@ -81,7 +80,7 @@ def command(
     if expression is None and not words:
         raise click.UsageError("name a FILE.py, or give an expression with -e")
     if expression is None:
-        task, words = _task_of_file(words[0]), words[1:]
+        task, words = task_of_file(words[0]), words[1:]
     else:
         task = _task_of_expression(expression, has_arguments=bool(words))
     arguments = [_literal(word) for word in words]
@@ -146,14 +145,6 @@ def _literal(word: str) -> object:
         return ast.literal_eval(word)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return word
-
-
-def _task_of_file(word: str) -> Callable[..., object]:
-    name, colons, function = word.partition("::")
-    if colons and not function:
-        raise click.UsageError(f"{word} names no function; write {name}::FUNCTION, or {name} alone")
-    file = Path(name)
-    return choose_task(load_script(file), function, file)
 
 
 def _task_of_expression(text: str, *, has_arguments: bool) -> Callable[..., object]:

@@ -14,8 +14,24 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FunctionType
 
+import click
+
 from secfarm.errors import InvalidTaskError, SecfarmError
 from secfarm.farm.deftask import Task
+
+
+def task_of_file(word: str) -> Callable[..., object]:
+    """Return the function that `FILE.py::FUNCTION` or `FILE.py` names, see `choose_task`.
+
+    Raises:
+        click.UsageError: there is nothing behind the colons.
+        InvalidTaskError: there is no such file or function, or the file cannot be run.
+    """
+    name, colons, function = word.partition("::")
+    if colons and not function:
+        raise click.UsageError(f"{word} names no function; write {name}::FUNCTION, or {name} alone")
+    file = Path(name)
+    return choose_task(load_script(file), function, file)
 
 
 def load_script(file: Path) -> Mapping[str, object]:

@@ -17,7 +17,7 @@ from secfarm.auth.base import End, Side
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.errors import AuthError, KernelError
-from secfarm.limits import MAX_SESSIONS
+from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
 from secfarm.net.listen import Door, local_address, open_socket
 from secfarm.net.pump import Connection
 from secfarm.net.tls import acceptor_context
@@ -108,8 +108,9 @@ class Server:
         Raises:
             AuthError: the server is full, or ending.
         """
-        if len(self.sessions) >= MAX_SESSIONS or self._ending:
-            reason = f"{len(self.sessions)} sessions are open, or the server is ending; the client was not let in"
+        own = sum(1 for other in self.sessions if other.principal == session.principal)
+        if len(self.sessions) >= MAX_SESSIONS or own >= MAX_SESSIONS_PER_PRINCIPAL or self._ending:
+            reason = f"{own} of {len(self.sessions)} sessions are its own, or the server is ending; it was not let in"
             self.audit("turned-away", {"source": session.principal, "reason": reason})
             raise AuthError(reason)
         self.sessions.add(session)

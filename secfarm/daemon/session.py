@@ -191,6 +191,8 @@ class ServerSession:
         }
         if self.draining:
             record["draining"] = True  # the calls were not taken
+        if dry_runs := sum(call.dry_run for call in batch.calls):
+            record["dry_runs"] = dry_runs  # of the calls
         if batch.programs:
             record["programs"] = [program.digest for program in batch.programs]
         if batch.orders:
@@ -233,6 +235,7 @@ class ServerSession:
             _OUTPUT_BYTES if limits.output_bytes is None else min(limits.output_bytes, _OUTPUT_BYTES),
             call.broadcast,
             call.spread,
+            call.dry_run,
         )
         self._fill(task, work, "arguments", arguments)
         if values is not None:
@@ -427,7 +430,7 @@ class ServerSession:
     def _orphan(self, crew: Crew) -> None:
         now_s = self._server.clock()
         crew.stop_waiting()
-        for task in self._tasks:
+        for task in [task for task in self._tasks if task.session is self]:
             work, its_crew = task.work, task.crew
             # A broadcast is of this session's workers: nobody can ask for it again.
             if work is not None and its_crew is not None and not work.broadcast and its_crew.runs(work):
@@ -435,7 +438,8 @@ class ServerSession:
             else:
                 self._server.tasks.forget(task)
         for task in (*self._told, *(task for task, _ in self._finished)):
-            self._server.tasks.orphan(task, now_s)
+            if task.session is self:
+                self._server.tasks.orphan(task, now_s)
         crew.close_when_idle()
 
 

@@ -124,7 +124,7 @@ class Dispatch:
 
     def _send_to(self, seat: Seat, link: Link, submission: Submission) -> None:
         self._outstanding += 1
-        seat.held[submission.task_id] = submission
+        seat.hold(submission)
         link.submit([submission])
 
     async def broadcast(self, first: Submission) -> list[object]:
@@ -137,10 +137,14 @@ class Dispatch:
         sent = [first.again() for _ in self._seats]
         if not sent:
             raise ConnectionLostError("no server is connected; the task was not broadcast")
+        self._broadcasts.append(first)  # before the first wait: a server that joins meanwhile gets it as well
         for (seat, link), submission in zip(self._seats.items(), sent, strict=True):
             self._send_to(seat, link, submission)
-        parts = await asyncio.gather(*(asyncio.wrap_future(submission.future) for submission in sent))
-        self._broadcasts.append(first)
+        try:
+            parts = await asyncio.gather(*(asyncio.wrap_future(submission.future) for submission in sent))
+        except BaseException:
+            self._broadcasts.remove(first)
+            raise
         return [value for part in parts if isinstance(part, list) for value in part]
 
     def leave(self, seat: Seat, error: ConnectionLostError) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from secfarm.errors import (
     MissingModulesError,
+    PythonVersionError,
     ResourceExceededError,
     SecfarmError,
     TaskKilledError,
@@ -41,6 +42,8 @@ def error_of(record: ErrorRecord, server: str) -> SecfarmError:
         case "missing-modules":
             version = record.python_version
             made = MissingModulesError(report, modules=record.modules, python_version=version, server=server)
+        case "python-version":
+            made = PythonVersionError(report, python_version=record.python_version, server=server)
         case _:
             made = TaskRefusedError(f"server {server} would not run it ({record.code}); it was not compiled")
     return made

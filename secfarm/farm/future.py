@@ -105,6 +105,7 @@ class Submission:
     cancel: Callable[[Submission], bool]
     broadcast: bool = False
     spread: bool = False
+    dry_run: bool = False
     sent: bool = False  # some server has it, or had it when its connection broke
     verdict: asyncio.Future[bool] | None = None  # set while a cancel waits for the server's word
     future: Future[object] = field(init=False, repr=False)

@@ -148,6 +148,7 @@ class Kernel(concurrent.futures.Executor):
         options: Options | None,
         *,
         spread: bool = False,
+        dry_run: bool = False,
     ) -> Future[object]:
         submission = Submission(
             self._task_prefix + next(self._task_ids).to_bytes(8, "big"),
@@ -157,6 +158,7 @@ class Kernel(concurrent.futures.Executor):
             task_settings(task, options),
             self._recall,
             spread=spread,
+            dry_run=dry_run,
         )
         if self._closed:
             raise KernelError(f"kernel {self.name!r} was shut down; the task was not sent")
@@ -169,6 +171,19 @@ class Kernel(concurrent.futures.Executor):
         """Submit, wait, and return the result; `timeout_s` is the task's limit, after which it is killed."""
         options = None if timeout_s is None else replace(task_settings(task, None), timeout_s=timeout_s)
         return cast("T", self._submit(task, args, kwargs, options).result())
+
+    def dry_run(self, task: Callable[..., object] | str, /) -> Future[dict[str, str]]:
+        """Ask a server whether `task` would run there, by everything but calling it.
+
+        The result says the `digest` of the program and the `python_version` of the server; errors are those of a call
+        that is refused, lacks modules or does not compile there.
+
+        Raises:
+            InvalidTaskError: it cannot travel; nothing was sent.
+        """
+        program, values = _captured(task)
+        future = self._send(task, program, codec.encode_call((), {}), values, None, dry_run=True)
+        return cast("Future[dict[str, str]]", future)
 
     def map(
         self,

@@ -185,6 +185,7 @@ class Link:
                     options.memory_bytes,
                     submission.broadcast,
                     submission.spread,
+                    submission.dry_run,
                 )
             )
             submission.sent = True

@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from secfarm.limits import MAX_PENDING_VALUES_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # little enough that no task waits noticeably behind others while another server is free.
 _AHEAD_S: Final = 0.02
 _MAX_AHEAD: Final = 4096  # tasks per server
+_MAX_HELD_BYTES: Final = MAX_PENDING_VALUES_BYTES // 2  # of arguments, per server: well under what it may refuse
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
 
 
@@ -31,6 +34,23 @@ class Seat:
     max_tasks: int
     held: dict[bytes, Submission] = field(default_factory=dict)  # sent and not answered, by task id
     load_s: float = 0.0
+    held_bytes: int = 0
+
+    def hold(self, submission: Submission) -> None:
+        """Note that the server has a task."""
+        self.held[submission.task_id] = submission
+        self.held_bytes += submission.size_bytes
+
+    def drop(self, task_id: bytes) -> Submission | None:
+        """Note that it has it no longer; return the task, or None if it did not have it."""
+        submission = self.held.pop(task_id, None)
+        if submission is not None:
+            self.held_bytes -= submission.size_bytes
+        return submission
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether values of that size may be sent besides those that it has; one task always may."""
+        return not self.held or self.held_bytes + size_bytes <= _MAX_HELD_BYTES
 
     @property
     def free(self) -> int:
@@ -81,6 +101,7 @@ class Schedule:
             self.seats.remove(seat)
         held = list(seat.held.values())
         seat.held.clear()
+        seat.held_bytes = 0
         return held
 
     def put_back(self, submissions: list[Submission]) -> None:
@@ -94,7 +115,7 @@ class Schedule:
         Args:
             seconds: how long it ran there.
         """
-        submission = seat.held.pop(task_id, None)
+        submission = seat.drop(task_id)
         if submission is None:
             return None
         key = submission.program.key
@@ -110,7 +131,7 @@ class Schedule:
         for queue in self._waiting:
             while queue and (seat := self._seat_for(queue[0])) is not None:
                 submission = queue.popleft()
-                seat.held[submission.task_id] = submission
+                seat.hold(submission)
                 seat.load_s += self._expected_s(self._average_s.get(submission.program.key))
                 assigned.setdefault(seat, []).append(submission)
             if queue:
@@ -123,7 +144,8 @@ class Schedule:
         return [submission for queue in self._waiting for submission in queue]
 
     def _seat_for(self, submission: Submission) -> Seat | None:
-        best = max(self.seats, key=lambda seat: seat.free, default=None)
+        seats = [seat for seat in self.seats if seat.has_room(submission.size_bytes)]
+        best = max(seats, key=lambda seat: seat.free, default=None)
         if best is not None and best.free > 0:
             return best
         expected_s = self._average_s.get(submission.program.key)
@@ -131,7 +153,7 @@ class Schedule:
             return None
         open_seats = [
             seat
-            for seat in self.seats
+            for seat in seats
             if seat.workers
             and seat.load_s + expected_s <= _AHEAD_S * seat.workers
             and len(seat.held) < min(_MAX_AHEAD, seat.max_tasks)

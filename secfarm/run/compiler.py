@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import importlib.util
 import linecache
-import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,9 @@ from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType, TracebackType
 from typing import Final
 
-from secfarm.errors import MissingModulesError, ProtocolError
+from secfarm.errors import InvalidTaskError, ProtocolError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
+from secfarm.run.preflight import check_installed, newer_python, references
 from secfarm.task.program import (
     Binding,
     Function,
@@ -45,7 +46,8 @@ class Prepared:
 
     Raises:
         MissingModulesError: it names modules that are not installed here; all of them are listed.
-        SyntaxError: its text is of a newer Python.
+        PythonVersionError: its text is of a newer Python.
+        SyntaxError: its text is of another Python.
         ImportError, AttributeError: a name is not in its module, or importing that failed.
         ProtocolError, InvalidTaskError: the text is not what it claims to be.
     """
@@ -53,20 +55,20 @@ class Prepared:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._globals: list[dict[str, object]] = []
+        self._own_labels: tuple[tuple[int, str], ...] = ()
         self._named: Task | None = None
         self._code: tuple[CodeType, ...] = ()
         if isinstance(program.content, NameProgram):
             self._named = _find_callable(program.content.name)
             return
         content = program.content
-        self._imported = _import_all(content)
-        self._code = tuple(
-            compile_function(function, place.file, place.line, place.column)
-            for function, place in zip(content.functions, program.places, strict=True)
-        )
+        self._code = _compile_all(program, content)
+        self._imported = _import_all(check_installed(content))
         self._is_plain = _is_plain(content)
         self._label = content.namespaces[0].label
         self._files = frozenset(place.file for place in program.places)
+        labels = [namespace.label for namespace in content.namespaces]
+        self._own_labels = tuple((labels.index(label), label) for label in set(labels) if _is_clients_own(label))
 
     def bind(self, values: Sequence[object], inherited: Mapping[str, object]) -> Task:
         """Return the function to call, with globals that no other run shares.
@@ -99,15 +101,14 @@ class Prepared:
         The report is the line that Python prints last, the description the traceback with the chain of causes and the
         client's file names and lines, without frames of ours; the type is `ValueError` or `decimal.InvalidOperation`.
         """
-        kind = type(error)
-        remote_type = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        remote_type = _name_of(type(error))
         replaced = self.publish_lines()
         try:
             self._trim(error, set())
             description = "".join(traceback.format_exception(error))
             report = "".join(traceback.format_exception_only(error)).strip()
-        # What is formatted is the user's: its __str__ may do anything, and memory or stack may have run out.
-        except Exception:  # noqa: BLE001
+        # What is formatted is the user's: its __str__ may do anything, exit too, and memory or stack may have run out.
+        except BaseException:  # noqa: BLE001
             report = description = f"{remote_type}: (its text could not be made)"
         finally:
             _restore_lines(replaced)
@@ -147,6 +148,26 @@ class Prepared:
             _complete(made, function, value_of)
         self._globals = spaces
         return functions[0]
+
+    def publish_modules(self) -> dict[str, ModuleType | None]:
+        """Let `sys.modules` give the globals of this run where the client's modules would be; return what was there.
+
+        For worker processes. `dataclass` and others look there for what the text of an annotation names.
+        """
+        replaced: dict[str, ModuleType | None] = {}
+        for index, label in self._own_labels:
+            replaced[label] = sys.modules.get(label)
+            sys.modules[label] = _Names(self._globals[index])  # type: ignore[assignment]
+        return replaced
+
+    @staticmethod
+    def restore_modules(replaced: dict[str, ModuleType | None]) -> None:
+        """Undo `publish_modules`, after the run."""
+        for label, module in replaced.items():
+            if module is None:
+                sys.modules.pop(label, None)
+            else:
+                sys.modules[label] = module
 
     # --- tracebacks
 
@@ -196,6 +217,56 @@ class Prepared:
         return users or own
 
 
+def _compile_all(program: Program, content: SourceProgram) -> tuple[CodeType, ...]:
+    try:
+        return tuple(
+            compile_function(function, place.file, place.line, place.column)
+            for function, place in zip(content.functions, program.places, strict=True)
+        )
+    except (SyntaxError, ValueError, InvalidTaskError) as error:
+        newer = newer_python(program, error)
+        if newer is None:
+            raise
+        raise newer from error
+
+
+def _name_of(kind: type) -> str:
+    """Return `ValueError` or `decimal.InvalidOperation`, past what a metaclass of the user's says."""
+    module, qualname = _module_of.__get__(kind), _qualname_of.__get__(kind)
+    return qualname if module == "builtins" or type(module) is not str else f"{module}.{qualname}"
+
+
+_module_of: Final = vars(type)["__module__"]
+_qualname_of: Final = vars(type)["__qualname__"]
+
+
+class _Names:
+    """Stands in `sys.modules` for a client's module, of which only the names that a program uses have travelled."""
+
+    def __init__(self, names: dict[str, object]) -> None:
+        self.__dict__ = names
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__") and name.endswith("__"):  # Python's own machinery asks for these
+            raise AttributeError(name)
+        label = self.__dict__["__name__"]
+        raise ModuleNotFoundError(
+            f"No module named {label!r} here: of the client's only what the task names by itself has travelled, and "
+            f"`{name}` has not; name it in the task, or pass it as an argument",
+            name=str(label),
+        )
+
+
+def _is_clients_own(label: str) -> bool:
+    """Whether no module of this name is here. Nothing is imported to find out."""
+    if label == "__main__":
+        return True  # that of a worker is no concern of a task
+    try:
+        return label not in sys.modules and importlib.util.find_spec(label.partition(".")[0]) is None
+    except (ImportError, ValueError):
+        return False
+
+
 def _restore_lines(replaced: dict[str, _CacheEntry | None]) -> None:
     for file, entry in replaced.items():
         if entry is None:
@@ -229,47 +300,15 @@ def _closure(function: Function, cells: list[CellType]) -> tuple[CellType, ...]:
 
 
 def _import_all(content: SourceProgram) -> dict[ImportRef, object]:
-    """Return every object that the program imports.
-
-    Raises:
-        MissingModulesError: modules are missing; all of them are named.
-    """
-    references = sorted(
-        {binding for binding in _all_bindings(content) if isinstance(binding, ImportRef)},
-        key=lambda reference: (reference.module, reference.qualname),
-    )
-    missing: set[str] = set()
-    for name in sorted({*content.submodules, *(reference.module for reference in references)}):
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise
-            missing.add(name)
-    if missing:
-        version = platform.python_version()
-        raise MissingModulesError(
-            f"this server (Python {version}) lacks {', '.join(sorted(missing))}; nothing was run. Install them there, "
-            "or choose a server that has them.",
-            modules=tuple(sorted(missing)),
-            python_version=version,
-        )
+    """Return every object that the program imports."""
+    for name in content.submodules:
+        importlib.import_module(name)
     found: dict[ImportRef, object] = {}
-    for reference in references:
-        value: object = sys.modules[reference.module]
+    for reference in references(content):
+        value: object = importlib.import_module(reference.module)
         for part in filter(None, reference.qualname.split(".")):
             value = getattr(value, part)
         found[reference] = value
-    return found
-
-
-def _all_bindings(content: SourceProgram) -> list[Binding]:
-    found = [binding for binding in content.cells if binding is not None]
-    for namespace in content.namespaces:
-        found += [binding for _, binding in namespace.names]
-    for function in content.functions:
-        found += function.defaults
-        found += [binding for _, binding in (*function.keyword_defaults, *function.attributes)]
     return found
 
 

@@ -39,8 +39,10 @@ class Work:
     output_bytes: int = 1 << 20
     broadcast: bool = False
     spread: bool = False
+    dry_run: bool = False
     number: int = 0
     began_s: float = 0.0
+    carried_text: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +68,8 @@ class Worker:
     ready: bool = False
     hired_s: float = 0.0
     idle_s: float = 0.0  # since when, while its queue is empty
-    alone: bool = False  # what is in its pipe may have nothing behind it: several packets, or the text of a program
+    large: bool = False  # a frame of several packets is in its pipe: none of it can be taken back
+    alone: bool = False  # what is in its pipe may have nothing behind it: that, or the text of a program
     stalled: bool = False  # its head takes longer than calls of that program did
     verdict: tuple[Work, ErrorRecord] | None = None
     deadline: asyncio.TimerHandle | None = None
@@ -99,12 +102,13 @@ class Crew:
         record = Broadcast(work, self._pool.size)
 
         def collect(done: Done) -> None:
+            if done.error is not None:
+                # What fails, or kills its worker, is not run again in the next one.
+                self.broadcasts = [other for other in self.broadcasts if other is not record]
             if record.finished:
                 return
             record.values.append(done)
             if done.error is not None:
-                # What fails, or kills its worker, is not run again in the next one.
-                self.broadcasts = [other for other in self.broadcasts if other is not record]
                 record.finished = True
                 report([done])
             elif len(record.values) == record.wanted:
@@ -123,8 +127,7 @@ class Crew:
         for worker in self.workers:
             if work in worker.queue:
                 self._pool.take_back(worker)
-                if work in worker.queue:  # it runs, or is about to: the report of the one before it is on its way
-                    self._pool.kill(worker, error, work)
+                if work in worker.queue and self._pool.kill(worker, error, work):
                     return True
         if work in self.waiting[work.priority]:
             self.waiting[work.priority].remove(work)
@@ -159,10 +162,7 @@ class Crew:
     def kill(self, category: str, error: ErrorRecord, *, dry_run: bool) -> int:
         """Kill the running calls of a category and return how many there were; waiting ones stay."""
         hit = [worker for worker in self.workers if worker.queue and worker.queue[0].category == category]
-        if not dry_run:
-            for worker in hit:
-                self._pool.kill(worker, error)
-        return len(hit)
+        return len(hit) if dry_run else sum([self._pool.kill(worker, error) for worker in hit])
 
     def categories(self) -> list[str | None]:
         """The category that each worker of the pool's size is running for this crew; None for an idle one."""

@@ -38,6 +38,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     memory_bytes: int | None = None
     cpu_s: float | None = None
     output_bytes: int = 1 << 20
+    dry_run: bool = False  # prepare it, and report instead of calling it
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -220,24 +220,26 @@ class WorkerPool:
         if crew is None:
             return
         work.number = next(self._numbers)
-        is_new = work.key not in worker.programs
+        work.carried_text = work.key not in worker.programs
         worker.programs.add(work.key)
         run = Run(
             work.number,
             work.key,
             work.arguments,
             work.values,
-            work.text if is_new else None,
+            work.text if work.carried_text else None,
             work.broadcast,
             work.spread,
             work.memory_bytes,
             work.cpu_s,
             work.output_bytes,
+            work.dry_run,
         )
         worker.queue.append(work)
         worker.load_s += crew.seconds.get(work.key, _PIPELINE_S)
         # A call behind a program's text might be read, and the text taken back.
-        worker.alone = not worker.process.send(run) or is_new
+        worker.large = not worker.process.send(run)
+        worker.alone = worker.large or work.carried_text
         if len(worker.queue) == 1:
             self._begins(worker)
         elif worker.stall_check is None:
@@ -281,22 +283,37 @@ class WorkerPool:
     def take_back(self, worker: Worker) -> None:
         """Put the calls that the worker has not begun back in front of its crew's queues."""
         crew = worker.crew
-        if crew is None or worker.alone:
+        if crew is None or worker.large:
             return
         taken = worker.process.take_back()
         back = [work for work in worker.queue if work.number in taken]
         worker.queue = deque(work for work in worker.queue if work.number not in taken)
         for work in reversed(back):
+            if work.carried_text:
+                worker.programs.discard(work.key)
             if work.broadcast:
                 worker.ran.pop()  # broadcasts start one at a time, on an idle worker: this is the last one
             else:
                 crew.waiting[work.priority].appendleft(work)
         worker.load_s = sum(crew.seconds.get(work.key, _PIPELINE_S) for work in worker.queue)
 
-    def kill(self, worker: Worker, error: ErrorRecord, work: Work | None = None) -> None:
-        """Kill the worker because of `work`, by default the call that it is running, which ends with `error`."""
-        worker.verdict = (work or worker.queue[0], error)
+    def kill(self, worker: Worker, error: ErrorRecord, work: Work | None = None) -> bool:
+        """Kill the worker because of `work`, by default the call that it is running, which ends with `error`.
+
+        Returns False, and kills nothing, when it turns out that the call is over or was taken back: between a look
+        at the queue and a kill, the worker may go on to the next call, which must not die for another.
+        """
+        work = work or worker.queue[0]
+        if worker.process.hold():
+            self.take_back(worker)
+            if work not in worker.queue:
+                worker.process.release()
+                if worker.crew is not None:
+                    self.pump(worker.crew)
+                return False
+        worker.verdict = (work, error)
         worker.process.kill()
+        return True
 
     def dismiss(self, crew: Crew) -> None:
         """Forget a crew and kill its workers."""
@@ -317,7 +334,7 @@ class WorkerPool:
             raise ProtocolError("a worker reports more output than the call may have")
         work = worker.queue.popleft()
         self._learn(crew, worker, work, done)
-        worker.alone = worker.stalled = False
+        worker.large = worker.alone = worker.stalled = False
         work.report(done)
         if worker.queue:
             self._begins(worker)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from secfarm.task.outcome import Done
 
 _PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
+_HOLD_S: Final = 0.01  # stopping takes some microseconds
 _READ_BYTES: Final = 1 << 20
 _STOPPED_WITHIN_S: Final = 1.0
 
@@ -37,8 +38,10 @@ _STOPPED_WITHIN_S: Final = 1.0
 # so a package that was found through one of those is named to the worker, and nothing else is.
 _PATHS: Final = sorted({str(Path(__file__).parents[2]), str(Path(str(msgspec.__file__)).parents[1])})
 _BOOT: Final = (
-    "import sys; sys.path.extend(p for p in sys.argv[3:] if p not in sys.path);"
-    "from secfarm.run.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "import sys; paths = sys.argv[3:]; sys.path[:0] = paths;"
+    "from secfarm.run.worker import main;"  # this tree's, whatever else is installed
+    "sys.path[:] = [*sys.path[len(paths):], *(p for p in paths if p not in sys.path[len(paths):])];"
+    "main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
@@ -79,7 +82,8 @@ class WorkerProcess:
         # A description of its own, so that O_NONBLOCK is this end's and not the worker's too.
         self._requests_back = os.open(f"/proc/self/fd/{requests_read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         for fd in (self._requests_write, self._results_read):
-            fcntl(fd, F_SETPIPE_SZ, _PIPE_BYTES)
+            with contextlib.suppress(PermissionError):  # over the user's pipe-user-pages-soft: smaller, so slower
+                fcntl(fd, F_SETPIPE_SZ, _PIPE_BYTES)
             os.set_blocking(fd, False)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, str(requests_read), str(results_write), *_PATHS],
@@ -165,9 +169,12 @@ class WorkerProcess:
 
     def _gone(self) -> None:
         """The process has exited: its last reports are read, then it is over."""
+        self._drain()
+        self.end()
+
+    def _drain(self) -> None:
         while self._open and self._readable():
             pass
-        self.end()
 
     def _reports(self) -> Iterator[Done]:
         received, start = self._received, 0
@@ -184,6 +191,27 @@ class WorkerProcess:
                 yield decode_done(body)
         finally:
             del received[:start]
+
+    def hold(self) -> bool:
+        """Stop the process where it stands and take its last reports; return whether it stands still.
+
+        What it has read and not reported is then known for certain, until `release` or `kill`.
+        """
+        if not self._open:
+            return False
+        os.kill(self._process.pid, signal.SIGSTOP)
+        deadline_s = self._loop.time() + _HOLD_S
+        while os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if self._loop.time() > deadline_s:
+                return False  # in an uninterruptible sleep of the kernel
+            os.sched_yield()
+        self._drain()
+        return self._open
+
+    def release(self) -> None:
+        """Let a process that was held go on."""
+        if self._open:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End the process, and what it forked into its process group, now; `on_exit` follows after its last reports."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import resource
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from secfarm.errors import MissingModulesError, ProtocolError, SecfarmError
+from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
 from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
@@ -53,13 +54,15 @@ class Worker:
         started_s = time.time()
         value, error = None, None
         try:
-            value = codec.encode(self._result(call))
+            value = _encoded(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _bounded(_record(call, raised))
         return Done(call.number, value, error, started_s, time.time(), output.text())
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
+        if call.dry_run:
+            return _rehearsed(prepared, call)
         if not call.spread:
             args, kwargs = codec.decode_call(call.arguments)
             return self._call(prepared, call, args, kwargs)
@@ -72,6 +75,7 @@ class Worker:
         # Decoded anew for each run: what one does to a captured list, the next must not see.
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
+        replaced = prepared.publish_modules()
         try:
             result = function(*args, **kwargs)
             if isinstance(result, GeneratorType):
@@ -80,6 +84,8 @@ class Worker:
                 result = _run_coroutine(result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
+        finally:
+            prepared.restore_modules(replaced)
         if call.broadcast:
             self._inherited.update(prepared.defined())
         return result
@@ -95,6 +101,13 @@ class Worker:
             prepared.publish_lines()
             del self._texts[call.program]
         return prepared
+
+
+def _rehearsed(prepared: Prepared, call: Run) -> dict[str, object]:
+    """Return what a dry run reports: all went well up to the call itself, with which program in which Python."""
+    codec.decode_call(call.arguments)
+    prepared.bind(() if call.values is None else _values(call.values), {})
+    return {"digest": prepared.program.digest, "python_version": platform.python_version()}
 
 
 class _TaskRaisedError(Exception):
@@ -114,6 +127,9 @@ def _record(call: Run, error: BaseException) -> ErrorRecord:
         return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
     if isinstance(error, _TaskRaisedError):
         return ErrorRecord("raised", *error.prepared.format_exception(cause))
+    if isinstance(error, PythonVersionError):
+        version = error.python_version
+        return ErrorRecord(error.code, error.report, remote_type=error.remote_type, python_version=version)
     if isinstance(error, MissingModulesError):
         return ErrorRecord(error.code, str(error), modules=error.modules, python_version=error.python_version)
     if isinstance(error, SecfarmError):
@@ -132,6 +148,21 @@ def _bounded(record: ErrorRecord) -> ErrorRecord:
         remote_type=record.remote_type[:_MAX_NAME_CHARS],
         modules=tuple(name[:_MAX_NAME_CHARS] for name in record.modules[:_MAX_MODULES]),
     )
+
+
+def _encoded(result: object) -> bytes:
+    """Return the bytes of a result.
+
+    Raises:
+        ValueTransferError: a part of it cannot travel.
+    """
+    try:
+        return codec.encode(result)
+    except ValueTransferError as error:
+        reason = str(error).removesuffix("; nothing was sent")
+        if reason.startswith("value"):
+            reason = "result" + reason.removeprefix("value")
+        raise ValueTransferError(f"the task ran, but its result cannot come back: {reason}") from None
 
 
 def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:

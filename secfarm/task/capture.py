@@ -5,6 +5,7 @@ The program part is kept for the next time and checked against the live objects 
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,10 +97,21 @@ def refuse_values(captured: Captured, error: ValueTransferError, encode: Callabl
             encode(value)
         except ValueTransferError as own:
             return InvalidTaskError(
-                f"{place} cannot travel: {own}; nothing was sent. Pass what the task needs of it as an argument, or "
+                f"{place} cannot travel: {_reason(own, place)}; nothing was sent. Pass what the task needs of it as an argument, or "
                 "make it inside of the task."
             )
-    return InvalidTaskError(f"what `{captured.program.name}` captured cannot travel: {error}; nothing was sent")
+    return InvalidTaskError(
+        f"what `{captured.program.name}` captured cannot travel: {_reason(error, '')}; nothing was sent"
+    )
+
+
+def _reason(error: ValueTransferError, place: str) -> str:
+    """Return what is wrong with a captured value, with the variable's name in the path where it has one."""
+    reason = str(error).removesuffix("; nothing was sent")
+    if reason.startswith("value "):
+        return "it " + reason.removeprefix("value ")
+    variable = re.match(r"(?:global variable|closure variable) `(\w+)`", place)
+    return variable[1] + reason.removeprefix("value") if variable and reason.startswith("value") else reason
 
 
 def _shape(function: FunctionType) -> tuple[object, ...]:

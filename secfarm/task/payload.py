@@ -50,6 +50,7 @@ class Call(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     memory_bytes: int | None = None
     broadcast: bool = False
     spread: bool = False  # the arguments are a list of argument tuples; the value is the list of results (map's chunks)
+    dry_run: bool = False  # everything but the call itself: the value says what would run
 
 
 class Order(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag_field="order"):

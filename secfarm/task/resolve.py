@@ -97,7 +97,9 @@ class _Held:
 _DATA: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 )
+_BUILTINS: Final = frozenset({"builtins", "__builtins__"})
 _EVALUATORS: Final = frozenset({"eval", "exec"})
+_NAMESPACES: Final = frozenset({"__globals__", "f_globals"})
 _IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
 _INSPECTORS: Final = frozenset({"__dict__", "dir", "getattr", "hasattr", "vars"})  # ask by names that no code shows
 _SIGNATURES: Final = frozenset({"__annotations__", "signature", "get_type_hints", "get_annotations", "getfullargspec"})
@@ -227,7 +229,8 @@ class _Builder:
         index, bound = self._namespace(unit.names)
         fallback = _builtins_of(unit.names)
         names = unit.found.loads
-        if _EVALUATORS.intersection(names):
+        self._refuse_namespaces(unit, fallback)
+        if self._evaluates(unit, fallback):
             names += tuple(sorted(self._evaluated_names(unit, fallback)))
         for name in names:
             if (id(unit.names), name) in self._seen or name == "__name__":
@@ -237,14 +240,53 @@ class _Builder:
             value = read(None)
             if value is MISSING or (name not in unit.names and _is_standard(name, value)):
                 if value is builtins.globals:
-                    raise InvalidTaskError(
-                        f"{unit.title} calls `globals()`, which on a server would hold only what travelled; nothing "
-                        "was sent. Name the variables themselves, or pass them as arguments."
-                    )
+                    raise _asks_for_namespace(unit, "globals()")
                 self._watch(read, value)
             else:
                 bound[name] = self._resolve(value, read, f"global variable `{name}` of {unit.title}", unit, name)
+        self._bind_annotations(unit, bound)
         return index
+
+    def _bind_annotations(self, unit: _Unit, bound: dict[str, Binding]) -> None:
+        """Bind what annotations that are text name of the standard library: `dataclass` looks for `ClassVar` there.
+
+        Nothing else: most annotations are never evaluated, and must not keep a task from travelling.
+        """
+        for name in sorted(unit.found.annotation_names.difference(bound).intersection(unit.names)):
+            read = read_global(unit.names, {}, name)
+            value = read(None)
+            if type(value) in _DATA or isinstance(value, FunctionType | Recorded):
+                continue
+            reference = module_ref(value) if isinstance(value, ModuleType) else self._imported(value, unit, name)
+            if reference is not None and reference.module.partition(".")[0] in sys.stdlib_module_names:
+                self._seen.add((id(unit.names), name))
+                bound[name] = self._resolve(value, read, f"global variable `{name}` of {unit.title}", unit, name)
+
+    def _refuse_namespaces(self, unit: _Unit, fallback: Mapping[str, object]) -> None:
+        """Refuse code that may ask for all of its global names at once: there it would silently find fewer."""
+        words = unit.found.words
+        asked = _NAMESPACES.intersection(words)
+        if "globals" in words and self._reaches_builtins(unit, fallback):
+            asked |= {"globals()"}
+        if asked:
+            raise _asks_for_namespace(unit, min(asked))
+
+    def _reaches_builtins(self, unit: _Unit, fallback: Mapping[str, object]) -> bool:
+        return not _BUILTINS.isdisjoint(unit.found.words) or any(
+            read_global(unit.names, fallback, name)(None) is builtins for name in unit.found.loads
+        )
+
+    def _evaluates(self, unit: _Unit, fallback: Mapping[str, object]) -> bool:
+        """Whether the code may call `eval` or `exec`, by whatever name."""
+        if _EVALUATORS.intersection(unit.found.loads):
+            return True
+        if _EVALUATORS.intersection(unit.found.words) and self._reaches_builtins(unit, fallback):
+            return True
+        held: list[object] = [read_global(unit.names, fallback, name)(None) for name in unit.found.loads]
+        held += [read_cell(cell, 0)(None) for cell in closure_of(unit.function)]
+        if unit.function is not None:
+            held += [*(unit.function.__defaults__ or ()), *(unit.function.__kwdefaults__ or {}).values()]
+        return any(value is eval or value is exec for value in held)
 
     def _evaluated_names(self, unit: _Unit, fallback: Mapping[str, object]) -> set[str]:
         """Return the names that `eval` and `exec` may look up: those in string constants, and all that hide a built-in.
@@ -347,6 +389,8 @@ class _Builder:
         Raises:
             InvalidTaskError: it cannot.
         """
+        if value is builtins.globals:
+            raise _asks_for_namespace(unit, "globals()")
         binding = None if type(value) in _DATA else self._reference(value, place, unit, name)
         if binding is not None:
             self._watch(read, ROOT if value is self._root else value)
@@ -414,6 +458,13 @@ def _label(names: Mapping[str, object]) -> str:
     """Return `__name__` of a namespace; without one Python finds that of its built-ins."""
     label = names.get("__name__", "builtins")
     return label if isinstance(label, str) else "builtins"
+
+
+def _asks_for_namespace(unit: _Unit, what: str) -> InvalidTaskError:
+    return InvalidTaskError(
+        f"{unit.title} uses `{what}`, which on a server would hold only what travelled; nothing was sent. Name the "
+        "variables themselves, or pass them as arguments."
+    )
 
 
 def _builtins_of(names: Mapping[str, object]) -> Mapping[str, object]:

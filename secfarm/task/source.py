@@ -1,16 +1,20 @@
 """Source: the exact text of a function, found in its file and proven to be the code that runs.
 
 Where the text is looked for: what a deftask remembered, `linecache`, `linecache` after `checkcache`,
-`inspect.findsource`, and for `python -c` the command line. Of the functions that stand on the line, the one is taken
-whose text compiles to the same code object; when there is none, nothing is guessed: `InvalidTaskError`.
+`inspect.findsource`, the loader of its module, and for `python -c` the command line. Of the functions that stand on the
+line, the one is taken whose text compiles to the same code object; when there is none, nothing is guessed:
+`InvalidTaskError`.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dis
+import importlib.util
 import inspect
 import linecache
+import re
 import sys
 import textwrap
 import weakref
@@ -37,6 +41,7 @@ class Found:
         used_free: the closure variables that it really uses.
         words: all its other names and its string constants: every attribute that it can ask for.
         needs: modules that its own import statements name (task/imports.py).
+        annotation_names: names in annotations of classes and functions inside of it that are text.
         from_imports: for names that its module imports `from` another: that module and the name there.
         defaults: values of defaults that are written as literals; only for text that never was a function here.
         keyword_defaults: the same for keyword-only parameters.
@@ -49,6 +54,7 @@ class Found:
     used_free: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
     needs: tuple[str, ...] = ()
+    annotation_names: frozenset[str] = frozenset()
     from_imports: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: tuple[object, ...] = ()
     keyword_defaults: Mapping[str, object] = field(default_factory=dict)
@@ -90,7 +96,7 @@ def remember_lines(function: FunctionType) -> Sequence[str]:
 
     `linecache` shares one list between all who ask, so this costs a file read and no copy.
     """
-    return linecache.getlines(function.__code__.co_filename, function.__globals__)
+    return _cached_lines(function)
 
 
 def find_source(function: FunctionType, remembered: Sequence[str] = ()) -> Found:
@@ -148,20 +154,44 @@ def _texts(function: FunctionType, remembered: Sequence[str]) -> Iterator[str]:
     name = function.__code__.co_filename
     if remembered:
         yield _joined(remembered)
-    if lines := linecache.getlines(name, function.__globals__):
+    if lines := _cached_lines(function):
         yield _joined(lines)
     linecache.checkcache(name)
-    if lines := linecache.getlines(name, function.__globals__):
+    if lines := _cached_lines(function):
         yield _joined(lines)
     try:
         lines, _ = inspect.findsource(function)
-    except (OSError, TypeError, IndexError, SyntaxError):
+    except (OSError, TypeError, IndexError, SyntaxError, ValueError):
         lines = []
     if lines:
         yield _joined(lines)
+    if text := _loaded_text(function):
+        yield text
     if name == "<string>" and (command := _command_line_text()):
         yield _joined([command])
         yield _joined([textwrap.dedent(command)])  # since Python 3.14 `-c` takes off common indentation
+
+
+def _cached_lines(function: FunctionType) -> list[str]:
+    try:
+        return linecache.getlines(function.__code__.co_filename, function.__globals__)
+    except (ValueError, SyntaxError):  # zipimport takes all text for UTF-8
+        return []
+
+
+def _loaded_text(function: FunctionType) -> str:
+    """Return the text that the function's module was loaded from, by its own loader; empty when there is none.
+
+    The lines that `linecache` gets from a loader are split at form feeds and the like, inside of strings too.
+    """
+    name = function.__code__.co_filename
+    get_data = getattr(function.__globals__.get("__loader__"), "get_data", None)
+    if get_data is None or function.__globals__.get("__file__") != name:
+        return ""
+    try:
+        return importlib.util.decode_source(get_data(name))
+    except (OSError, SyntaxError, ValueError):
+        return ""
 
 
 def _joined(lines: Sequence[str]) -> str:
@@ -265,6 +295,7 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
         writes=tuple(sorted(writes)),
         used_free=frozenset(code.co_freevars if _FRAME_READERS.intersection(loads) else used_free),
         words=frozenset(_words(code)),
+        annotation_names=frozenset(_annotation_names(code)),
         needs=_needs(function, place) if has_imports else (),
         from_imports=file.from_imports,
     )
@@ -273,6 +304,20 @@ def _described(function: Function, place: Place, code: CodeType, file: File) -> 
 def _needs(function: Function, place: Place) -> tuple[str, ...]:
     node = parse_function(function, place.line, place.column)
     return () if isinstance(node, ast.Lambda) else needed_modules(node.body)
+
+
+_IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
+
+
+def _annotation_names(code: CodeType) -> Iterator[str]:
+    """Yield the names in annotations under `from __future__ import annotations`: of classes, then of functions."""
+    if not code.co_flags & __future__.annotations.compiler_flag:
+        return
+    for part in nested_code(code):
+        texts = [text for text in part.co_consts if isinstance(text, str)] if "__annotations__" in part.co_names else []
+        texts += [text for items in part.co_consts if isinstance(items, tuple) for text in items if type(text) is str]
+        for text in texts:
+            yield from _IDENTIFIER.findall(text)
 
 
 def _words(code: CodeType) -> Iterator[str]:

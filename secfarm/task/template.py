@@ -64,7 +64,11 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
         InvalidTaskError: the text is not exactly one function, or is nested too deeply.
     """
     try:
-        tree = parse_function(function, line, column)
+        try:
+            tree = parse_function(function, line, column)
+        except SyntaxError as error:
+            error.filename = file
+            raise
         _strip(tree)
         module = _surround(tree, function)
         with _quiet, warnings.catch_warnings():
@@ -83,15 +87,22 @@ def parse_function(function: Function, line: int, column: int) -> _Tree:
         InvalidTaskError: it is not exactly one function.
     """
     if function.kind is FunctionKind.LAMBDA:
-        tree = parse(f"(\n{' ' * column}{function.text}\n)", function.flags)
         header_lines = 1
+        text = f"(\n{' ' * column}{function.text}\n)"
     else:
         # A form feed sets the tokenizer's column back to 0.
         blanks = function.text[: len(function.text) - len(function.text.lstrip())].rpartition("\f")[2]
         header_lines = 1 if blanks else 0
-        tree = parse("if 1:\n" * header_lines + function.text + "\n", function.flags)
-        if header_lines and len(tree.body) == 1 and isinstance(tree.body[0], ast.If) and not tree.body[0].orelse:
-            tree = ast.Module(tree.body[0].body, [])
+        text = "if 1:\n" * header_lines + function.text + "\n"
+    try:
+        tree = parse(text, function.flags)
+    except SyntaxError as error:
+        error.lineno = (error.lineno or 1) + line - 1 - header_lines
+        error.end_lineno = None
+        raise
+    first = tree.body[0] if tree.body else None
+    if function.kind is FunctionKind.DEF and header_lines and isinstance(first, ast.If) and not first.orelse:
+        tree = ast.Module([*first.body, *tree.body[1:]], [])
     node: ast.AST | None = tree.body[0] if len(tree.body) == 1 else None
     if isinstance(node, ast.Expr):
         node = node.value

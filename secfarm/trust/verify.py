@@ -268,6 +268,8 @@ def _check_call(call: Call, values: int) -> None:
         raise ProtocolError(f"a call names values {call.values} of {values}; nothing was run")
     if len(call.category) > MAX_CATEGORY_CHARS:
         raise ProtocolError(f"a category has {len(call.category)} characters of {MAX_CATEGORY_CHARS}; nothing was run")
+    if call.dry_run and (call.broadcast or call.spread):
+        raise ProtocolError("a dry run is neither broadcast nor spread; nothing was run")
     _check_value(call.arguments)
 
 

@@ -14,7 +14,7 @@ from secfarm.cli.main import cli, main
 from secfarm.errors import ExitStatus
 from tests.cli.conftest import Secfarm
 
-COMMANDS = ["demo", "keygen", "serve", "run", "ping", "end-server", "status", "doctor", "audit"]
+COMMANDS = ["demo", "keygen", "serve", "run", "check", "ping", "end-server", "status", "doctor", "audit"]
 
 
 def test_version_is_the_packages(secfarm: Secfarm) -> None:

@@ -18,6 +18,7 @@ import pytest
 from secfarm import (
     InvalidTaskError,
     MissingModulesError,
+    PythonVersionError,
     SecfarmError,
     TaskError,
     TaskExecutionError,
@@ -308,6 +309,7 @@ def test_what_the_policy_does_not_grant_is_refused_and_the_session_goes_on(tmp_p
         (ErrorRecord("worker-lost", "x", signal=9), WorkerLostError),
         (ErrorRecord("value", "x"), ValueTransferError),
         (ErrorRecord("missing-modules", "x", modules=("m",)), MissingModulesError),
+        (ErrorRecord("python-version", "x", python_version="3.11.2"), PythonVersionError),
         (ErrorRecord("refused", "x"), TaskRefusedError),
         (ErrorRecord("KeyboardInterrupt", "x"), TaskRefusedError),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import timeit
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,17 @@ def test_a_call_that_does_not_fit_has_no_frame_at_all(tmp_path: Path) -> None:
             "same.task.<locals>.E",
         ),
         ("return task()", "RecursionError: maximum recursion depth exceeded", "RecursionError"),
+        (
+            "class E(Exception):\n        __cause__ = property(lambda self: exit())\n    raise E",
+            "same.task.<locals>.E: (its text could not be made)",
+            "same.task.<locals>.E",
+        ),
+        (
+            "class M(type): pass\n    M.__module__ = property(lambda self: 1 / 0)\n"
+            "    class E(Exception, metaclass=M): pass\n    raise E",
+            "same.task.<locals>.E: (its text could not be made)",
+            "same.task.<locals>.E",
+        ),
     ],
 )
 def test_reports_are_one_line_and_types_have_their_module(
@@ -245,6 +257,77 @@ def test_reports_are_one_line_and_types_have_their_module(
     assert "\n" not in found
     assert len(found) <= 1000
     assert len(description.encode()) <= MAX_ERROR_TEXT_BYTES + 100
+
+
+LOCAL_CLASSES = """\
+from __future__ import annotations
+import dataclasses, decimal, sys, typing
+from decimal import Decimal as Dec
+from dataclasses import InitVar as Init
+from typing import ClassVar
+class Unknown: pass
+def task():
+    @dataclasses.dataclass
+    class A:
+        x: int
+        y: ClassVar[int] = 3
+        z: typing.ClassVar[int] = 4
+        i: Init[int] = 5
+        u: Unknown = 6
+    return [field.name for field in dataclasses.fields(A)]
+def hints():
+    class A:
+        x: typing.Optional[decimal.Decimal]
+        y: Dec
+    return str(typing.get_type_hints(A))
+def other():
+    return hasattr(sys.modules[__name__], "__nothing__"), sys.modules[__name__].__name__ == __name__
+def missing():
+    return getattr(sys.modules[__name__], "missing_", None)
+"""
+
+
+@pytest.mark.parametrize("name", ["task", "hints", "other"])
+@pytest.mark.parametrize("label", ["same", "__main__"])
+def test_a_class_made_inside_finds_its_module(name: str, label: str, tmp_path: Path) -> None:
+    """`dataclass` and `get_type_hints` look into `sys.modules` for what the text of an annotation names."""
+    module = load(tmp_path, LOCAL_CLASSES, "same")
+    module.__dict__["__name__"] = label
+    expected = getattr(module, name)()
+    if label == "same":
+        del sys.modules[label]
+    prepared, values = prepare(getattr(module, name))
+    before = sys.modules.get(label)
+    task = prepared.bind(values, {})
+    replaced = prepared.publish_modules()
+    try:
+        assert task() == expected
+    finally:
+        prepared.restore_modules(replaced)
+    assert sys.modules.get(label) is before
+
+
+def test_what_did_not_travel_is_no_attribute_that_the_module_lacks(tmp_path: Path) -> None:
+    """With a default, `getattr` would else give a wrong answer."""
+    module = load(tmp_path, LOCAL_CLASSES, "same")
+    del sys.modules["same"]
+    prepared, values = prepare(module.missing)
+    task = prepared.bind(values, {})
+    replaced = prepared.publish_modules()
+    try:
+        with pytest.raises(ModuleNotFoundError, match="`missing_`"):
+            task()
+    finally:
+        prepared.restore_modules(replaced)
+    assert "same" not in sys.modules
+
+
+def test_a_module_that_the_server_has_is_not_replaced(tmp_path: Path) -> None:
+    module = load(tmp_path, "def task(): pass")
+    module.__dict__["__name__"] = "json"
+    prepared, values = prepare(module.task)
+    prepared.bind(values, {})
+    assert prepared.publish_modules() == {}
 
 
 def test_a_chain_that_loops_is_formatted() -> None:

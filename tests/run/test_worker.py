@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import textwrap
 from pathlib import Path
@@ -17,7 +18,17 @@ from secfarm.run.worker import Worker
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.deftask import task_from_source
-from secfarm.task.program import Function, FunctionKind, ImportRef, Namespace, Place, SourceProgram, make_program
+from secfarm.task.payload import ProgramText
+from secfarm.task.program import (
+    Function,
+    FunctionKind,
+    ImportRef,
+    Namespace,
+    Place,
+    SourceProgram,
+    decode_program,
+    make_program,
+)
 from tests.run.team import named, pooled, run, submit, work_of
 
 # --- the process --------------------------------------------------------------------------------------------------
@@ -217,6 +228,54 @@ async def test_missing_modules_are_named_each_time_and_no_code_of_the_user_runs(
         crew.pump()
         error = (await future).error
         assert (error.code, error.modules) == ("missing-modules", ("no_such_module_anywhere",))
+
+
+def leaves_a_mark(path: str = "/nowhere") -> None:
+    raise AssertionError("called")
+
+
+@pooled()
+async def test_a_dry_run_is_everything_but_the_call(pool: WorkerPool) -> None:
+    crew = pool.crew()
+    for task in (leaves_a_mark, "os:abort"):
+        captured = capture(task)
+        report = await run(crew, task, dry_run=True)
+        assert report == {"digest": captured.program.digest, "python_version": platform.python_version()}
+    for task, code in (
+        (lambda: __import__, "ok"),
+        ("os:no_such_name", "raised"),
+        (task_from_source("def f():\n    import no_such_module_anywhere"), "missing-modules"),
+    ):
+        done = await submit(crew, task, dry_run=True)
+        assert (done.error.code if done.error else "ok") == code
+
+
+@pooled()
+async def test_a_dry_run_reads_arguments_and_values_too(pool: WorkerPool) -> None:
+    program = capture(task_from_source("def f(): pass")).program
+    for arguments, values in ((b"\xc1", None), (codec.encode_call((), {}), codec.encode([1]))):
+        one, future = work_of(program, arguments, values, dry_run=True)
+        crew = pool.crew()
+        crew.submit(one)
+        crew.pump()
+        done = await future
+        assert done.error is not None
+        assert done.error.code == "protocol"
+
+
+@pooled()
+async def test_a_text_of_a_newer_python_is_told_by_version(pool: WorkerPool) -> None:
+    program = capture(task_from_source("def f(): pass")).program
+    text = ProgramText(program.text.replace(b"pass", b"p??s"), program.origin.replace(b"\xa43.1", b"\xa43.9"))
+    one, future = work_of(decode_program(text), codec.encode_call((), {}), None)
+    crew = pool.crew()
+    crew.submit(one)
+    crew.pump()
+    error = (await future).error
+    assert error is not None
+    assert (error.code, error.remote_type) == ("python-version", "SyntaxError")
+    assert error.report.startswith("written for Python 3.9")
+    assert error.python_version == platform.python_version()
 
 
 @pooled()

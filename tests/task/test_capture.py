@@ -337,6 +337,24 @@ def test_a_zip_import_has_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert remote(zipped_module.task, 1) == 3
 
 
+def test_a_zip_import_has_its_text_in_any_encoding_and_with_any_separators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`linecache` splits such text at too many places, and asks zipimport for it, which takes all text for UTF-8."""
+    import zipfile
+
+    text = HEADER + "@deftask\ndef task(): return 'a\x0cb\x85\xe4'\n"
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("zipped_latin.py", ("# coding: latin-1\n" + text).encode("latin-1"))
+        archive.writestr("zipped_lines.py", text.replace("\xe4", "\u2028"))
+    monkeypatch.syspath_prepend(str(tmp_path / "more.zip"))
+    import zipped_latin  # type: ignore[import-not-found]
+    import zipped_lines  # type: ignore[import-not-found]
+
+    assert remote(zipped_latin.task) == "a\x0cb\x85\xe4"
+    assert remote(zipped_lines.task) == "a\x0cb\x85\u2028"
+
+
 def test_a_doctest_has_its_text() -> None:
     import doctest
 

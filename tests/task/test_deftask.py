@@ -8,8 +8,10 @@ import inspect
 import pytest
 
 from secfarm.errors import InvalidTaskError
+from secfarm.task.capture import capture
 from secfarm.task.deftask import Task, task_from_source
 from secfarm.task.payload import Priority
+from secfarm.task.program import SourceProgram
 from tests.task.programs import remote
 
 
@@ -45,6 +47,42 @@ def test_settings_are_checked_when_the_task_is_made() -> None:
     for wrong in ({"timeout_s": 0}, {"timeout_s": -1}, {"timeout_s": float("nan")}, {"priority": "high"}):
         with pytest.raises(InvalidTaskError):
             Task(add, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("requires", ["numpy", ["numpy>"], ["numpy[x]"], [2], None])
+def test_a_malformed_requirement_is_refused_when_the_task_is_made(requires: object) -> None:
+    with pytest.raises(InvalidTaskError):
+        Task(add, requires=requires)  # type: ignore[arg-type]
+
+
+def requirements(task: object) -> tuple[str, ...]:
+    content = capture(task).program.content
+    assert isinstance(content, SourceProgram)
+    return content.requirements
+
+
+@Task
+def plainly() -> object:
+    return needy
+
+
+def needy_function() -> int:
+    return 1
+
+
+needy = Task(needy_function, requires=["b >= 2", "a"])
+
+
+def test_requirements_travel_with_the_task_and_with_those_that_name_it() -> None:
+    assert requirements(needy) == ("a", "b>=2")
+    assert requirements(plainly) == ("a", "b>=2")
+
+
+def test_tasks_of_one_function_keep_their_own_requirements() -> None:
+    """The cache of captured programs goes by code object, which they share."""
+    other = Task(needy_function, requires=["c"])
+    for _ in range(2):
+        assert [requirements(task) for task in (needy, other, needy_function)] == [("a", "b>=2"), ("c",), ()]
 
 
 @pytest.mark.parametrize("thing", [len, 5, "add", print, int, Task(add), staticmethod(add)])

@@ -355,6 +355,8 @@ _MANY = tuple(call(number=number) for number in range(MAX_BATCH_CALLS + 1))
         batch(values=(Blob(bytes(31), 1),)),
         batch(Call(b"short", SOURCE.key, b"")),
         batch(Call(bytes(16), b"short", b"")),
+        batch(call(dry_run=True, spread=True)),
+        batch(call(dry_run=True, broadcast=True)),
         batch(orders=(Kill(-1, "x"),)),
         batch(orders=(Kill(1, "x" * 129),)),
         batch(orders=(Cancel(1, (b"short",)),)),
