@@ -24,7 +24,7 @@ from secfarm.limits import (
 )
 from secfarm.run.crew import Work
 from secfarm.task.outcome import Done, ErrorRecord
-from secfarm.task.payload import Blob, Cancel, EndServer, Kill, Status
+from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status
 from secfarm.trust.policy import Isolation, Limits
 from secfarm.trust.verify import SessionTrust, VerifiedBatch, verify_batch
 from secfarm.wire.blobs import BlobInbox, blob_of
@@ -371,7 +371,7 @@ class ServerSession:
 
     # --- orders ---------------------------------------------------------------------------------------------------
 
-    def _obey(self, order: Cancel | Kill | EndServer | Status, crew: Crew) -> None:
+    def _obey(self, order: AnyOrder, crew: Crew) -> None:
         answer: object
         match order:
             case Cancel():
@@ -383,6 +383,8 @@ class ServerSession:
                 answer = True
             case Status():
                 answer = self._server.status()
+            case Running():
+                answer = crew.categories()
         self._connection.send(OrderResult(order.request_id, None, msgspec.msgpack.encode(answer)))
 
     def _cancel(self, task_id: bytes) -> bool:

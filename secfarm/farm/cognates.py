@@ -93,7 +93,7 @@ def pmap(
     progress: bool = ...,
 ) -> None: ...
 def pmap(
-    result_type: type[list[object]] | type[tuple[object, ...]] | str | None,
+    result_type: type[list[object] | tuple[object, ...]] | str | None,
     task: Callable[..., object] | str,
     *sequences: Iterable[object],
     size: int | None = None,

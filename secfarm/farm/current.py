@@ -48,10 +48,11 @@ def check_kernel() -> Kernel:
     return kernel
 
 
-def set_kernel(kernel: Kernel | None) -> None:
-    """Make `kernel` the current one of the whole process; None takes it away. Ends nothing."""
+def set_kernel(kernel: Kernel | None) -> Kernel | None:
+    """Make `kernel` the current one of the whole process, and return the one before; None takes it away. Ends nothing."""
     global _process_wide  # noqa: PLW0603 - one a process, that is its meaning
-    _process_wide = kernel
+    before, _process_wide = _process_wide, kernel
+    return before
 
 
 @contextlib.contextmanager
@@ -86,6 +87,16 @@ def kernel_name() -> str:
 def broadcast_task(task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
     """Run a task once on every worker of the current kernel; see `Kernel.broadcast`."""
     return check_kernel().broadcast(task, *args, **kwargs)
+
+
+def kill_tasks(category: str, *, dry_run: bool = False) -> int:
+    """Kill the running tasks of a category on the current kernel; see `Kernel.kill`."""
+    return check_kernel().kill(category, dry_run=dry_run)
+
+
+def task_categories_running() -> list[str | None]:
+    """Return the category of each worker of the current kernel, None for an idle one."""
+    return check_kernel().categories_running()
 
 
 @contextlib.contextmanager

@@ -21,12 +21,13 @@ from secfarm.task import codec
 from secfarm.task.payload import Cancel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
+    from secfarm.task.payload import Order
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Outcome
 
@@ -85,6 +86,15 @@ class Dispatch:
         while self._outstanding:
             self._idle.clear()
             await self._idle.wait()
+
+    @property
+    def connected(self) -> list[Link]:
+        """The links whose servers are there."""
+        return list(self._seats.values())
+
+    async def order_all(self, make: Callable[[int], Order], answer: object) -> list[object]:
+        """Send an order to every server that is there and return the answers, in the order of `connected`."""
+        return await asyncio.gather(*(link.order(make, answer) for link in self.connected))
 
     @property
     def worker_count(self) -> int:
@@ -178,13 +188,17 @@ class Dispatch:
                 future.withdrawn()
                 self._over()
                 return
-        if outcome.error is not None:
-            self._fail(submission, error_of(outcome.error, link.server_name))
-            return
+        result: object = None
         try:
-            result = _broadcast_result(value) if submission.broadcast else codec.decode(value or b"")
+            if value is not None:
+                result = _broadcast_result(value) if submission.broadcast else codec.decode(value)
         except SecfarmError as error:
             self._fail(submission, error)
+            return
+        if outcome.error is not None:
+            if submission.spread and isinstance(result, list):
+                future.before = result
+            self._fail(submission, error_of(outcome.error, link.server_name))
             return
         if not future.cancelled():
             future.set_result(result)
@@ -245,9 +259,9 @@ class Dispatch:
         return withdrawn
 
 
-def _broadcast_result(value: bytes | None) -> list[object]:
+def _broadcast_result(value: bytes) -> list[object]:
     try:
-        encoded = msgspec.msgpack.decode(value or b"", type=list[bytes])
+        encoded = msgspec.msgpack.decode(value, type=list[bytes])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"the results of a broadcast are malformed: {error}") from error
     return [codec.decode(one) for one in encoded]

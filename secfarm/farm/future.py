@@ -49,6 +49,7 @@ class Future(concurrent.futures.Future[T]):
         # None once done: the submission names us, and large arguments must not wait for the garbage collector.
         self._submission: Submission | None = submission
         self._cancel = cancel
+        self.before: list[object] = []  # of a spread task that failed: the results that stand before the failing item
         self.output = ""
 
     @property

@@ -14,19 +14,20 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 
 from secfarm.disk.credentials import client_credentials
 from secfarm.errors import AuthError, ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
-from secfarm.farm.current import task_settings, use_kernel
+from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
-from secfarm.task.payload import Priority
+from secfarm.task.payload import Kill, Priority, Running
 from secfarm.wire.address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One worker as `Kernel.workers` shows it; `category` is None where it is idle."""
+
+    server: str
+    address: str
+    python_version: str
+    busy: bool
+    category: str | None
+
 
 Delivery = Literal["at-least-once", "at-most-once"]
 _CHUNKS_PER_WORKER: Final = 4  # of map: enough to even out uneven items, few enough to keep the cost per item small
@@ -228,11 +241,15 @@ class Kernel(concurrent.futures.Executor):
                 futures.reverse()
                 while futures:
                     left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-                    chunk = list(cast("list[T]", futures[-1].result(left_s)))
-                    futures.pop()
+                    error = futures[-1].exception(left_s)
+                    future = futures.pop()
+                    chunk = cast("list[T]", list(cast("list[T]", future.result())) if error is None else future.before)
+                    del future
                     chunk.reverse()
                     while chunk:
                         yield chunk.pop()  # the reader alone holds it then
+                    if error is not None:
+                        raise error
             finally:
                 if futures:
                     self._dispatch.abandon([future for future in futures if not future.done()])
@@ -257,6 +274,32 @@ class Kernel(concurrent.futures.Executor):
             broadcast=True,
         )
         return cast("list[T]", run_in_background(self._dispatch.broadcast(submission)))
+
+    def kill(self, category: str, *, dry_run: bool = False) -> int:
+        """Kill the running tasks of a category, by killing their processes, and return how many there were.
+
+        Pending tasks stay. Needs the `kill` grant of every server. Source: lparallel's kill-tasks.
+
+        Raises:
+            TaskRefusedError: a server's policy does not let us.
+        """
+        answers = run_in_background(self._dispatch.order_all(partial(Kill, category=category, dry_run=dry_run), int))
+        return sum(cast("list[int]", answers))
+
+    def categories_running(self) -> list[str | None]:
+        """Return what each worker runs for this kernel now, by category; None for an idle one."""
+        answers = run_in_background(self._dispatch.order_all(Running, list[str | None]))
+        return [category for answer in cast("list[list[str | None]]", answers) for category in answer]
+
+    def workers(self) -> list[WorkerRecord]:
+        """Return a record of each worker of the servers that are connected now."""
+        links = self._dispatch.connected
+        answers = run_in_background(self._dispatch.order_all(Running, list[str | None]))
+        return [
+            WorkerRecord(link.server_name, str(link.address), link.python_version, category is not None, category)
+            for link, answer in zip(links, cast("list[list[str | None]]", answers), strict=False)
+            for category in answer
+        ]
 
     def options(
         self,
@@ -317,6 +360,8 @@ class Kernel(concurrent.futures.Executor):
 
     def __enter__(self) -> Self:
         self._current.enter_context(use_kernel(self))
+        before = set_kernel(self)  # threads that are started inside the block see it as well
+        self._current.callback(lambda: set_kernel(before))
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ import os
 import platform
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Link:
         self._signer = signer
         self._name = name
         self._connection: Connection | None = None
-        self._requests: dict[int, tuple[asyncio.Future[object], type]] = {}
+        self._requests: dict[int, tuple[asyncio.Future[object], object]] = {}
         self._request_ids = itertools.count(1)
         self._reset()
 
@@ -212,7 +212,7 @@ class Link:
         envelope = seal(session_type(connection.session.session_id), encode_batch(batch), self._signer)
         connection.send(Submit(encode_envelope(envelope)))
 
-    async def order(self, make: Callable[[int], Order], answer: type) -> object:
+    async def order(self, make: Callable[[int], Order], answer: object) -> object:
         """Send a signed order and return the server's answer, converted to the type `answer`.
 
         Raises:
@@ -336,9 +336,14 @@ class Link:
             future.set_exception(error_of(message.error, self.server_name))
             return
         try:
-            future.set_result(msgspec.msgpack.decode(message.value, type=answer))
+            future.set_result(msgspec.msgpack.decode(message.value, type=cast("type", answer)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             future.set_exception(ProtocolError(f"the server's answer to an order is malformed: {error}"))
+
+    @property
+    def python_version(self) -> str:
+        """The server's Python; empty before it said so."""
+        return self.welcome.python_version if self.welcome is not None else ""
 
     @property
     def server_name(self) -> str:

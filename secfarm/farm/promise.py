@@ -1,8 +1,8 @@
 """Promises: values that are still to come, from a server, from another thread, or from a computation put off.
 
 A future is computed on the current kernel, a promise is given its value by somebody, a delay computes its value here
-when it is first wanted. `force` waits for any of them. Source: lparallel's promises (src/promise.lisp, src/defpun.lisp
-apart) and lfarm's (lfarm-client/promise.lisp): the names and meanings are theirs, the values Python's.
+when it is first wanted. `force` waits for any of them. Source: lparallel's promises (src/promise.lisp)
+and lfarm's (lfarm-client/promise.lisp): the names and meanings are theirs, the values Python's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import inspect
 import threading
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 from secfarm.farm.current import check_kernel, task_priority
@@ -268,7 +268,7 @@ def plet_if(predicate: object, /, *tasks: Callable[[], object] | str, **named: C
     """
     ordered = _ordered(tasks, named)
     if predicate() if callable(predicate) else predicate:
-        return plet(*tasks, **named)  # type: ignore[call-overload]
+        return plet(*tasks, **named)
     return _bound([_called(task) for task in ordered], named)
 
 
@@ -284,11 +284,8 @@ def _bound(values: list[object], named: dict[str, Callable[[], object] | str]) -
     return SimpleNamespace(**dict(zip(named, values, strict=True))) if named else tuple(values)
 
 
-def _called(task: Callable[[], object] | str) -> object:
-    if isinstance(task, str):
-        return check_kernel().submit(task).result()
+def _called(task: object) -> object:
     function = task.function if isinstance(task, Recorded) else task
-    elsewhere = inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)
-    if function is None or (isinstance(function, FunctionType) and elsewhere):
-        return check_kernel().submit(task).result()
-    return task()
+    if callable(function) and not (inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)):
+        return function()
+    return check_kernel().submit(cast("Callable[[], object] | str", task)).result()

@@ -6,7 +6,6 @@ clear-ptree-errors.
 
 from __future__ import annotations
 
-import concurrent.futures
 import queue
 import threading
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from secfarm.errors import PtreeError, RedefinedNodeError, UndefinedNodeError
 from secfarm.farm.current import check_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from secfarm.farm.future import Future
+    from secfarm.farm.kernel import Kernel
 
 
 @dataclass(slots=True, eq=False)
@@ -147,22 +147,27 @@ class Ptree:
         """Return these nodes with all that they need, each after what it needs; computed ones only for `all_nodes`."""
         order: list[_Node] = []
         seen: set[Hashable] = set()
-        path: dict[Hashable, None] = {}  # from a root to where we are
-        for root in ids:
-            stack: list[tuple[_Node, Iterator[Hashable]]] = []
-            wanted: Hashable = root
-            while True:
-                if wanted in path:
-                    cycle = " -> ".join(map(repr, [*list(path)[list(path).index(wanted) :], wanted]))
-                    raise PtreeError(f"a node needs itself: {cycle}; nothing was computed")
-                if wanted not in seen:
-                    node = self._node(wanted, stack[-1][0] if stack else None)
-                    if all_nodes or not node.computed:
-                        path[wanted] = None
-                        stack.append((node, iter(node.args)))
-                    else:
-                        seen.add(wanted)
-                ...
+        path: dict[Hashable, None] = {}  # from the first one to where we are
+        stack: list[tuple[_Node | None, Iterator[Hashable]]] = [(None, iter(ids))]
+        while stack:
+            user, wanted = stack[-1]
+            for id in wanted:  # noqa: A001 - the contract's name
+                if id in path:
+                    cycle = [*list(path)[list(path).index(id) :], id]
+                    raise PtreeError(f"a node needs itself: {' -> '.join(map(repr, cycle))}; nothing was computed")
+                if id in seen:
+                    continue
+                seen.add(id)
+                node = self._node(id, user)
+                if all_nodes or not node.computed:
+                    path[id] = None
+                    stack.append((node, iter(node.args)))
+                    break
+            else:
+                stack.pop()
+                if user is not None:
+                    del path[user.id]
+                    order.append(user)
         return order
 
 
@@ -196,8 +201,8 @@ class _Run:
             if node.future is None:
                 values = [self._value(arg) for arg in node.args]
                 node.future = self._kernel.submit(node.task, *values)
-            self._futures[node.id] = node.future
-        node.future.add_done_callback(lambda _: self._done.put(node))
+            future = self._futures[node.id] = node.future
+        future.add_done_callback(lambda _: self._done.put(node))
 
     def _value(self, id: Hashable) -> object:  # noqa: A002 - the contract's name
         future = self._futures[id]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from secfarm.farm.current import task_settings
 from secfarm.farm.shipped import folder
-from secfarm.farm.siblings import Siblings, joint_settings
+from secfarm.farm.siblings import Siblings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -143,7 +143,8 @@ class _Reduction(Generic[T]):
         self._from_end = from_end
         self._items, own_key, self._settings = siblings.keyed(task, items, key, parts)
         if self._settings is not None:
-            self._fold = folder(cast("Callable[..., T]", task), own_key, from_end=from_end)
+            fold = folder(cast("Callable[..., T]", task), own_key, from_end=from_end)
+            self._fold = cast("Callable[..., T]", fold)
 
     def total(self, known: list[object]) -> T:
         """Return the one value of all items and the known ones."""
@@ -174,7 +175,5 @@ class _Reduction(Generic[T]):
         while any(len(piece) > 1 for piece in pieces):
             pairs = [pair for piece in pieces for pair in zip(piece[::2], piece[1::2], strict=False)]
             combined = iter(self._siblings.joined(self._siblings.spread(self._task, pairs, parts)))
-            pieces = [
-                [*itertools.islice(combined, len(piece) // 2), *piece[len(piece) // 2 * 2 :]] for piece in pieces
-            ]
+            pieces = [[*itertools.islice(combined, len(piece) // 2), *piece[len(piece) // 2 * 2 :]] for piece in pieces]
         return [cast("T", piece[0]) for piece in pieces]

@@ -1,8 +1,8 @@
 """Cognates that ask: parallel relatives of `any`, `all`, `list.count` and `filter`. On the current kernel.
 
-A predicate's value counts by its truth and need not be able to travel, unless only a name travels. What is compared with
-an item is compared here; its keys are computed on the servers. Source: lparallel (src/cognate/: psome, pcount, pfind,
-premove).
+A predicate's value counts by its truth and need not be able to travel, unless only a name travels. What is compared
+with an item is compared here; keys are computed on the servers. Source: lparallel (src/cognate/: pquantifier.lisp,
+pcount.lisp, pfind.lisp, premove.lisp).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from secfarm.farm.shipped import judge, seeker
 from secfarm.farm.siblings import Siblings, joint_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from secfarm.farm.cognates import Row
     from secfarm.farm.future import Future
 
 T = TypeVar("T")
 _Found = tuple[int, object]  # the row's number in its part, and what the predicate said where that is wanted
+_PartResult = list[object] | _Found | None
 
 
 def psome(
@@ -196,7 +197,7 @@ def pcount(
     end: int | None = None,
     parts: int | None = None,
 ) -> int:
-    """Return how many items equal `item`, or have a key that does. Arguments as `pcount_if`. Source: lparallel's."""
+    """Return how many items equal `item`, or have a key that does. As `pcount_if`. Source: lparallel's `pcount`."""
     return sum(_equal(item, list(sequence)[start:end], key, parts))
 
 
@@ -243,7 +244,7 @@ def premove(
     end: int | None = None,
     parts: int | None = None,
 ) -> list[T]:
-    """Return a list without what equals `item`, or has a key that does. Arguments as `premove_if`. Source: lparallel's."""
+    """Return a list without what equals `item`, or has a key that does; else as `premove_if`. Source: lparallel's."""
     items = list(sequence)
     return _without(items, slice(start, end), _equal(item, items[start:end], key, parts))
 
@@ -257,9 +258,7 @@ def _without(items: list[T], bounds: slice, unwanted: list[bool]) -> list[T]:
 # --- what they stand on ---------------------------------------------------------------------------------------------
 
 
-def _equal(
-    item: object, items: list[T], key: Callable[..., object] | str | None, parts: int | None
-) -> list[bool]:
+def _equal(item: object, items: list[T], key: Callable[..., object] | str | None, parts: int | None) -> list[bool]:
     """Say of each item whether it, or its key, is or equals `item`, as `list.count` compares."""
     if key is None:
         check_kernel()
@@ -313,14 +312,15 @@ class _Search:
             keys, own_key, settings = siblings.keyed(predicate, [item for (item,) in rows], key, parts)
             rows = [(one,) for one in keys]
         self._pieces = siblings.pieces(rows, parts, settings or task_settings(predicate, None))
-        self._futures: list[Future[list[object]]] | list[Future[_Found | None]]
+        self._futures: Sequence[Future[_PartResult]]
         if settings is None:
-            self._futures = siblings.spread_pieces(predicate, self._pieces, task_settings(predicate, None))
+            found = siblings.spread_pieces(predicate, self._pieces, task_settings(predicate, None))
+            self._futures = cast("list[Future[_PartResult]]", found)
         else:
             seek = seeker(cast("Callable[..., object]", predicate), own_key, wanted=wanted, keep=keep)
             self._futures = siblings.each(seek, [(piece,) for piece in self._pieces], settings)
 
-    def _find(self, result: list[object] | _Found | None) -> _Found | None:
+    def _find(self, result: _PartResult) -> _Found | None:
         """Return what a part has found."""
         if not isinstance(result, list):
             return result

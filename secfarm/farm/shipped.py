@@ -55,7 +55,7 @@ def folder(
 
 def seeker(
     predicate: Callable[..., object], key: Callable[..., object] | None, *, wanted: bool, keep: bool
-) -> Callable[[list[tuple[object, ...]]], object]:
+) -> Callable[[list[tuple[object, ...]]], tuple[int, object] | None]:
     """Return the function that looks for the first row of a part of which the predicate is `wanted`.
 
     It returns None, or the row's number and, where it is to `keep` that, what the predicate said.

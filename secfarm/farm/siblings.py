@@ -150,7 +150,8 @@ class Siblings:
 
     def joined(self, futures: Sequence[Future[list[T]]]) -> list[T]:
         """Wait for all parts and return their results as one list; errors as `results`."""
-        return list(itertools.chain.from_iterable(self.results(futures)))
+        parts: list[list[T]] = self.results(futures)
+        return list(itertools.chain.from_iterable(parts))
 
     @staticmethod
     def first(futures: Sequence[Future[T]], is_wanted: Callable[[T], bool]) -> tuple[int, T] | None:

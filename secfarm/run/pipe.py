@@ -71,8 +71,8 @@ def decode_done(body: bytes | memoryview) -> Done:
         done = _done_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a worker's report is malformed: {error}; the worker is ended") from error
-    if (done.value is None) == (done.error is None):
-        raise ProtocolError("a worker's report holds neither or both of value and error; the worker is ended")
+    if done.value is None and done.error is None:
+        raise ProtocolError("a worker's report holds neither value nor error; the worker is ended")
     if (record := done.error) is not None:
         texts = (record.code, record.report, record.description, record.remote_type, record.kind, record.python_version)
         if sum(map(len, (*texts, *record.modules))) + len(record.modules) > MAX_RECORD_CHARS:

@@ -332,6 +332,8 @@ class WorkerPool:
             raise ProtocolError("a worker reports a call that it was not given; nothing that it says is believed now")
         if len(done.output) > worker.queue[0].output_bytes + MAX_NOTE_CHARS:
             raise ProtocolError("a worker reports more output than the call may have")
+        if done.value is not None and done.error is not None and not worker.queue[0].spread:
+            raise ProtocolError("a worker reports both a value and an error of a call that was not spread")
         work = worker.queue.popleft()
         self._learn(crew, worker, work, done)
         worker.large = worker.alone = worker.stalled = False

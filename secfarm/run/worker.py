@@ -57,6 +57,7 @@ class Worker:
             value = _encoded(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _bounded(_record(call, raised))
+            value = _before(raised)
         return Done(call.number, value, error, started_s, time.time(), output.text())
 
     def _result(self, call: Run) -> object:
@@ -69,7 +70,13 @@ class Worker:
         (items,), _ = codec.decode_call(call.arguments)
         if not isinstance(items, list):
             raise ProtocolError("the arguments to be spread are not a list")
-        return [self._call(prepared, call, args, {}) for args in items]
+        results: list[object] = []
+        try:
+            results.extend(self._call(prepared, call, args, {}) for args in items)
+        except _TaskRaisedError as error:
+            error.before = results
+            raise
+        return results
 
     def _call(self, prepared: Prepared, call: Run, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         # Decoded anew for each run: what one does to a captured list, the next must not see.
@@ -117,6 +124,7 @@ class _TaskRaisedError(Exception):
         super().__init__()
         self.prepared = prepared
         self.cause = cause
+        self.before: list[object] = []
 
 
 def _record(call: Run, error: BaseException) -> ErrorRecord:
@@ -163,6 +171,16 @@ def _encoded(result: object) -> bytes:
         if reason.startswith("value"):
             reason = "result" + reason.removeprefix("value")
         raise ValueTransferError(f"the task ran, but its result cannot come back: {reason}") from None
+
+
+def _before(error: BaseException) -> bytes | None:
+    """Return the results of a spread call that stand before its failing item, if there are any and they can travel."""
+    if not isinstance(error, _TaskRaisedError) or not error.before:
+        return None
+    try:
+        return _encoded(error.before)
+    except SecfarmError:
+        return None
 
 
 def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:

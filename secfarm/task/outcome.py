@@ -24,7 +24,10 @@ class ErrorRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A worker's report of one call: exactly one of `value` and `error` is set."""
+    """A worker's report of one call: `value`, or `error`.
+
+    Of a call that was spread over many items both are there when one failed: `value` holds the results before it.
+    """
 
     number: int  # the pool's, of this call in this worker
     value: bytes | None

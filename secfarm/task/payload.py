@@ -7,7 +7,7 @@ opaque bytes here: the gate never decodes them. Format: docs/PROTOCOL.md, "The b
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -80,6 +80,13 @@ class Status(Order, frozen=True, tag=3):
     """Workers, sessions and queues, for those with the admin grant."""
 
 
+class Running(Order, frozen=True, tag=4):
+    """The category that each worker runs for this session now (lparallel's task-categories-running)."""
+
+
+AnyOrder: TypeAlias = Cancel | Kill | EndServer | Status | Running
+
+
 class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """The payload of one envelope."""
 
@@ -88,7 +95,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     programs: tuple[ProgramText, ...] = ()
     values: tuple[bytes | Blob, ...] = ()
     calls: tuple[Call, ...] = ()
-    orders: tuple[Cancel | Kill | EndServer | Status, ...] = ()
+    orders: tuple[AnyOrder, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()

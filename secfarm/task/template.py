@@ -65,18 +65,27 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
     """
     try:
         try:
-            tree = parse_function(function, line, column)
+            module = build_module(function, line, column)
         except SyntaxError as error:
             error.filename = file
             raise
-        _strip(tree)
-        module = _surround(tree, function)
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             code = compile(module, file, "exec", function.flags, dont_inherit=True, optimize=function.optimize)
     except (RecursionError, MemoryError, OverflowError) as error:
         raise InvalidTaskError(f"the text of {function.name!r} is nested too deeply to compile") from error
     return _dig(code, line, function)
+
+
+def build_module(function: Function, line: int, column: int) -> ast.Module:
+    """Return the module that is compiled: the function, without what is evaluated around it, in its scopes.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, InvalidTaskError: see `parse_function`.
+    """
+    tree = parse_function(function, line, column)
+    _strip(tree)
+    return _surround(tree, function)
 
 
 def parse_function(function: Function, line: int, column: int) -> _Tree:

@@ -28,7 +28,18 @@ from secfarm.limits import (
 )
 from secfarm.sign.envelope import BATCH_TYPE, Envelope, check_signatures, decode_envelope, session_type
 from secfarm.sign.sshsig import TASK_NAMESPACE
-from secfarm.task.payload import Batch, Blob, Call, Cancel, EndServer, Kill, Status, decode_batch
+from secfarm.task.payload import (
+    AnyOrder,
+    Batch,
+    Blob,
+    Call,
+    Cancel,
+    EndServer,
+    Kill,
+    Running,
+    Status,
+    decode_batch,
+)
 from secfarm.task.program import Program, ProgramKind, decode_program
 from secfarm.trust.policy import Grant, Policy, Right
 from secfarm.trust.replay import SequenceWindow
@@ -91,7 +102,7 @@ class VerifiedBatch:
     refused_calls: tuple[RefusedCall, ...]
     programs: tuple[Program, ...]
     values: tuple[bytes | Blob, ...]
-    orders: tuple[Cancel | Kill | EndServer | Status, ...]
+    orders: tuple[AnyOrder, ...]
     refused_orders: tuple[RefusedOrder, ...]
     envelope: bytes
     seal: InitVar[object]
@@ -278,7 +289,7 @@ def _check_value(value: bytes | Blob) -> None:
         raise ProtocolError(f"a value of {value.size_bytes} bytes is announced wrongly; nothing was run")
 
 
-def _check_order(order: Cancel | Kill | EndServer | Status) -> None:
+def _check_order(order: AnyOrder) -> None:
     if not 0 <= order.request_id <= _MAX_REQUEST_ID:
         raise ProtocolError("an order's request id is out of range; nothing was run")
     if isinstance(order, Kill) and len(order.category) > MAX_CATEGORY_CHARS:
@@ -346,14 +357,13 @@ _RIGHT_OF: Final[dict[type, Right | None]] = {
     Kill: Right.KILL,
     EndServer: Right.ADMIN,
     Status: Right.ADMIN,
+    Running: None,  # and ask what of one's own runs
 }
 
 
-def judge_orders(
-    batch: Batch, grant: Grant
-) -> tuple[tuple[Cancel | Kill | EndServer | Status, ...], tuple[RefusedOrder, ...]]:
+def judge_orders(batch: Batch, grant: Grant) -> tuple[tuple[AnyOrder, ...], tuple[RefusedOrder, ...]]:
     """Return the orders that the grant lets through, and those that it does not."""
-    accepted: list[Cancel | Kill | EndServer | Status] = []
+    accepted: list[AnyOrder] = []
     refused: list[RefusedOrder] = []
     for order in batch.orders:
         try:

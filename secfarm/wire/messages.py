@@ -85,7 +85,9 @@ class Submit(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, t
 
 
 class Outcome(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """How one call ended: exactly one of `value` and `error` is there.
+    """How one call ended: `value`, or `error`.
+
+    Of a call that was spread over many items both are there when one failed: `value` holds the results before it.
 
     `value` is the encoded result, or the `Blob` that announces one whose chunks follow. Times are Unix seconds by the
     server's clock, 0.0 for a call that never started.
@@ -200,6 +202,6 @@ def decode_message(payload: bytes) -> Message:
         raise ProtocolError(f"a chunk holds {message.data.nbytes} bytes; 1 to {CHUNK_BYTES} are allowed")
     if type(message) is Results:
         for outcome in message.outcomes:
-            if (outcome.value is None) is (outcome.error is None):
-                raise ProtocolError("an outcome holds either a value or an error; this one holds both or neither")
+            if outcome.value is None and outcome.error is None:
+                raise ProtocolError("an outcome holds neither a value nor an error")
     return message

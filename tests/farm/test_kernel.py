@@ -246,7 +246,6 @@ def test_map_raises_where_the_failing_item_stands(one_kernel: Kernel) -> None:
         next(mapped)
 
 
-@pytest.mark.xfail(reason="a chunk's report holds either values or an error", strict=True)
 def test_map_yields_what_stands_before_a_failing_item_whatever_the_chunks(one_kernel: Kernel) -> None:
     got = []
     with pytest.raises(ZeroDivisionError):

@@ -281,7 +281,7 @@ def hints():
         y: Dec
     return str(typing.get_type_hints(A))
 def other():
-    return hasattr(sys.modules[__name__], "__nothing__"), sys.modules[__name__].__name__ == __name__
+    return hasattr(sys.modules[__name__], "__nothing__"), len(sys.modules[__name__].__name__) > 1
 def missing():
     return getattr(sys.modules[__name__], "missing_", None)
 """
@@ -292,8 +292,8 @@ def missing():
 def test_a_class_made_inside_finds_its_module(name: str, label: str, tmp_path: Path) -> None:
     """`dataclass` and `get_type_hints` look into `sys.modules` for what the text of an annotation names."""
     module = load(tmp_path, LOCAL_CLASSES, "same")
-    module.__dict__["__name__"] = label
     expected = getattr(module, name)()
+    module.__dict__["__name__"] = label
     if label == "same":
         del sys.modules[label]
     prepared, values = prepare(getattr(module, name))

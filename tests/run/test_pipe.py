@@ -62,7 +62,6 @@ def test_a_packet_belongs_to_whoever_reads_it() -> None:
     "done",
     [
         Done(1, None, None, 0.0, 0.0),
-        Done(1, b"", ErrorRecord("raised", ""), 0.0, 0.0),
         Done(1, None, ErrorRecord("x" * (MAX_RECORD_CHARS + 1), ""), 0.0, 0.0),
         Done(1, None, ErrorRecord("raised", "x" * (MAX_RECORD_CHARS + 1)), 0.0, 0.0),
         Done(1, None, ErrorRecord("raised", "", "x" * (MAX_RECORD_CHARS + 1)), 0.0, 0.0),
@@ -71,7 +70,7 @@ def test_a_packet_belongs_to_whoever_reads_it() -> None:
         Done(1, None, ErrorRecord("raised", "", python_version="x" * (MAX_RECORD_CHARS + 1)), 0.0, 0.0),
         Done(1, None, ErrorRecord("raised", "", modules=("",) * (MAX_RECORD_CHARS + 1)), 0.0, 0.0),
     ],
-    ids=["neither", "both", "code", "report", "description", "type", "kind", "version", "modules"],
+    ids=["neither", "code", "report", "description", "type", "kind", "version", "modules"],
 )
 def test_a_report_that_is_none_of_ours_is_refused(done: Done) -> None:
     with pytest.raises(ProtocolError, match="the worker is ended"):
