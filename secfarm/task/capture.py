@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import CO_ASYNC_GENERATOR
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Final
 
@@ -143,6 +144,11 @@ def _again(record: _Record, function: FunctionType) -> Captured | None:
 def _capture_function(task: FunctionType | Recorded, function: FunctionType) -> Captured:
     if import_ref(function) is not None:
         return _capture_name(public_name(function))
+    if function.__code__.co_flags & CO_ASYNC_GENERATOR:
+        raise InvalidTaskError(
+            f"`{function.__qualname__}` is an asynchronous generator, which has no result; nothing was sent. Gather what "
+            "it yields in an `async def` and return that."
+        )
     resolved = resolve(task)
     if len(_records) >= _MAX_RECORDS:
         _records.clear()

@@ -411,6 +411,14 @@ def test_a_program_says_what_would_travel(tmp_path: Path) -> None:
     assert capture(module.task).program.places[0].line == 4
 
 
+def test_an_asynchronous_generator_is_no_task_but_may_be_named_by_one(tmp_path: Path) -> None:
+    text = "async def stream():\n    yield 1\nasync def task():\n    return [x async for x in stream()]\n"
+    module = load(tmp_path, text)
+    with pytest.raises(InvalidTaskError, match="asynchronous generator"):
+        capture(module.stream)
+    assert remote(module.task) == [1]
+
+
 def test_a_text_task_can_be_named_by_others(tmp_path: Path) -> None:
     text = "from secfarm.task.deftask import task_from_source\nf = task_from_source('def f(x, y=5): return x + y')\n"
     assert remote(load(tmp_path, text + "def task(x): return f(x)").task, 1) == 6
