@@ -11,7 +11,7 @@ from secfarm.task.payload import Priority
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from secfarm.task.program import Program
 
@@ -42,6 +42,9 @@ class Future(concurrent.futures.Future[T]):
         output: what the task printed, known when it is done.
     """
 
+    output: str = ""
+    before: Sequence[object] = ()  # of a spread task that failed: the results that stand before the failing item
+
     def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
         super().__init__()
         self._task_id = submission.task_id
@@ -49,8 +52,6 @@ class Future(concurrent.futures.Future[T]):
         # None once done: the submission names us, and large arguments must not wait for the garbage collector.
         self._submission: Submission | None = submission
         self._cancel = cancel
-        self.before: list[object] = []  # of a spread task that failed: the results that stand before the failing item
-        self.output = ""
 
     @property
     def task_id(self) -> str:

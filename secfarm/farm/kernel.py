@@ -31,7 +31,7 @@ from secfarm.task.payload import Kill, Priority, Running
 from secfarm.wire.address import Address, parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -243,7 +243,7 @@ class Kernel(concurrent.futures.Executor):
                     left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
                     error = futures[-1].exception(left_s)
                     future = futures.pop()
-                    chunk = cast("list[T]", list(cast("list[T]", future.result())) if error is None else future.before)
+                    chunk = list(cast("Sequence[T]", future.result() if error is None else future.before))
                     del future
                     chunk.reverse()
                     while chunk:

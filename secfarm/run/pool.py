@@ -122,9 +122,9 @@ class WorkerPool:
         return best
 
     def _hire(self, crew: Crew) -> Worker | None:
-        employed = sum(len(other.workers) for other in self._crews)
         if self._closed or crew.closed or len(crew.workers) >= self.size:
             return None
+        employed = sum(len(other.workers) for other in self._crews)
         if employed >= self.size:
             self._retire_for(crew)
             return None

@@ -146,8 +146,8 @@ def _capture_function(task: FunctionType | Recorded, function: FunctionType) -> 
         return _capture_name(public_name(function))
     if function.__code__.co_flags & CO_ASYNC_GENERATOR:
         raise InvalidTaskError(
-            f"`{function.__qualname__}` is an asynchronous generator, which has no result; nothing was sent. Gather what "
-            "it yields in an `async def` and return that."
+            f"`{function.__qualname__}` is an asynchronous generator, which has no result; nothing was sent. Gather "
+            "what it yields in an `async def` and return that."
         )
     resolved = resolve(task)
     if len(_records) >= _MAX_RECORDS:

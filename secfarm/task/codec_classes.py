@@ -13,13 +13,13 @@ import operator
 import reprlib
 import sys
 import types
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from secfarm.task.codec_encode import TreeEncoder
 from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
 
-__all__ = ["ClassName", "Form", "Placeholder", "Shape", "class_for", "form_of", "note_sent", "open_record", "slots_of"]
+__all__ = ["ClassName", "Form", "Placeholder", "Shape", "class_for", "form_of", "new_entry", "note_sent", "open_record", "slots_of"]
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _HOOKS: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -65,12 +65,18 @@ class Form:
         base: built-in that makes a new instance: `object`, `tuple`, an exception; of an enum, what its members are too.
         slotted: whether some attributes are in `__slots__`. The descriptors are not kept: they keep their class alive.
         stand_in: whether it is a class of ours, in place of one that is not at hand.
+        hidden: what the class has and does beside its fields, by name: a stand-in has to know what it cannot answer.
+        covering: those of them that hide an attribute of that name, as properties do.
+        entries: for the names of fields, the entry in a value's table of classes.
     """
 
     name: ClassName
     base: type
     slotted: bool = False
     stand_in: bool = False
+    hidden: tuple[str, ...] = ()
+    covering: frozenset[str] = frozenset()
+    entries: dict[tuple[str, ...], tuple[object, ...]] = dataclasses.field(default_factory=dict, compare=False)
 
 
 class Placeholder:
@@ -79,7 +85,7 @@ class Placeholder:
     @reprlib.recursive_repr()
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__module__}.{type(self).__qualname__}({fields})"
+        return f"{type(self).__qualname__}({fields})"
 
 
 class TuplePlaceholder(Placeholder):
@@ -90,7 +96,7 @@ class TuplePlaceholder(Placeholder):
     @reprlib.recursive_repr()
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
-        return f"{type(self).__module__}.{type(self).__qualname__}({fields})"
+        return f"{type(self).__name__}({fields})"
 
 
 class ValuePlaceholder(Placeholder):
@@ -104,9 +110,28 @@ class ValuePlaceholder(Placeholder):
         return hash((type(self).__qualname__, *scalars))
 
 
+class EnumPlaceholder(Placeholder):
+    """One of an enum's member; shown as that."""
+
+    def __repr__(self) -> str:
+        held = vars(self)
+        title = f"{type(self).__name__}.{held['name']}" if held["name"] is not None else type(self).__name__
+        return f"<{title}: {held['value']!r}>"
+
+
+class MemberPlaceholder(EnumPlaceholder, ValuePlaceholder):
+    """One of a member that is neither an int nor a str."""
+
+    __hash__ = ValuePlaceholder.__hash__
+
+    def __str__(self) -> str:
+        name = vars(self)["name"]
+        return f"{type(self).__name__}.{name}" if name is not None else f"{type(self).__name__}({vars(self)['value']})"
+
+
 _forms: WeakKeyDictionary[type, Form] = WeakKeyDictionary()
 _sent: WeakValueDictionary[ClassName, type] = WeakValueDictionary()
-_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...]], type] = WeakValueDictionary()
+_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...], tuple[str, ...], frozenset[str]], type] = WeakValueDictionary()
 _generations: Final = itertools.count(1)
 
 
@@ -149,12 +174,41 @@ def open_record(walk: TreeEncoder, node: Node, name: ClassName, fields: tuple[st
     node += (RECORD, walk.class_index(entry))
 
 
-def class_for(name: ClassName, fields: tuple[str, ...]) -> type:
-    """Return the class of this name, or one that stands in for it."""
+_MAX_ENTRIES: Final = 64  # kept for a class, whose instances may have any number of different attributes
+
+
+def new_entry(form: Form, fields: tuple[str, ...]) -> tuple[object, ...]:
+    """Return the entry of a class in the table of classes, and keep it in `form`.
+
+    Raises:
+        CannotTravel: its names are no text.
+    """
+    name, hidden = form.name, form.hidden
+    if not form.stand_in:
+        hidden = tuple(item for item in hidden if item in form.covering or item not in fields)
+    entry: tuple[object, ...] = (name.module, name.qualname, name.generation, int(name.shape), name.base, fields)
+    if hidden:
+        entry += (hidden,)
+    try:
+        "".join((name.module, name.qualname, *fields, *hidden)).encode()
+    except UnicodeEncodeError:
+        raise CannotTravel("is of a class with names that are no text") from None
+    if len(form.entries) >= _MAX_ENTRIES:
+        form.entries.clear()
+    form.entries[fields] = entry
+    return entry
+
+
+def class_for(name: ClassName, fields: tuple[str, ...], hidden: tuple[str, ...] = ()) -> type:
+    """Return the class of this name, or one that stands in for it.
+
+    Args:
+        hidden: what the class has beside its fields.
+    """
     known = _sent.get(name) or _loaded(name, fields)
     if known is not None and name.shape is Shape.NAMED_TUPLE and fields != getattr(known, "_fields", None):
         known = None  # by position, the values would be under other names
-    return known or _placeholder(name, fields)
+    return known or _placeholder(name, fields, hidden)
 
 
 def _form(kind: type) -> Form:
@@ -166,7 +220,61 @@ def _form(kind: type) -> Form:
     name = ClassName(module, qualname, 0, shape, label)
     if _named(module, qualname) is not kind or _sent.get(name, kind) is not kind:
         name = dataclasses.replace(name, generation=next(_generations))
-    return Form(name, base, slotted=bool(slots_of(kind)))
+    hidden, covering = _hidden(kind, shape)
+    return Form(name, base, slotted=bool(slots_of(kind)), hidden=hidden, covering=covering)
+
+
+# Of what a class says by special methods, the answers that would silently be others; the rest is a TypeError without.
+_TRUTH, _TEXT, _FORMAT, _ANY = "__bool__", "__str__", "__format__", "__getattr__"
+_MACHINERY: Final = frozenset({"_abc_impl", "_asdict", "_field_defaults", "_fields", "_is_protocol", "_make", "_replace"})
+
+
+def _hidden(kind: type, shape: Shape) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return what the class has and does beside its fields, and what of it hides an attribute of that name."""
+    own = [one for one in kind.__mro__ if one.__flags__ & _HEAP_TYPE and one.__module__ not in ("enum", "typing")]
+    held: dict[str, object] = {}
+    for one in reversed(own):
+        held |= vars(one)
+    names = {name for name, item in held.items() if type(item) is not types.MemberDescriptorType}
+    names = {name for name in names if not _is_special(name)} - _MACHINERY
+    if shape is Shape.NAMED_TUPLE:
+        names -= set(getattr(kind, "_fields"))  # noqa: B009 - a tuple's
+    if shape is Shape.ENUM:
+        names -= {"name", "value", *vars(kind)["_member_map_"]}
+        names = {name for name in names if not (name.startswith("_") and name.endswith("_"))}
+    covering = frozenset(name for name in names if hasattr(type(held[name]), "__set__"))
+    has_truth = held.keys() & {"__bool__", "__len__"}
+    if has_truth or (shape is Shape.ENUM and issubclass(kind, enum.Flag) and not issubclass(kind, int)):
+        names.add(_TRUTH)
+    if shape is not Shape.EXCEPTION and not _is_shown_alike(kind, shape):  # an error has to be shown somehow
+        names.add(_TEXT)
+    if "__format__" in held and shape is not Shape.ENUM:
+        names.add(_FORMAT)
+    if held.keys() & {"__getattr__", "__getattribute__"}:
+        names.add(_ANY)
+    return tuple(sorted(names)), covering
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _is_shown_alike(kind: type, shape: Shape) -> bool:
+    """Whether `str` of an instance is that of a stand-in."""
+    if shape is Shape.ENUM:
+        known = (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
+        mixed = issubclass(kind, int | str) and not issubclass(kind, enum.ReprEnum)
+        return kind.__str__ in known and not mixed
+    if kind.__str__ is not object.__str__:
+        return False
+    if kind.__repr__ is object.__repr__:
+        return True
+    code = getattr(getattr(kind.__repr__, "__wrapped__", kind.__repr__), "__code__", None)
+    if shape is Shape.NAMED_TUPLE:
+        return code is not None and code.co_filename.endswith(("collections/__init__.py", "<frozen collections>"))
+    parameters = getattr(kind, "__dataclass_params__", None)
+    made = parameters is not None and parameters.repr and code is not None and code.co_filename == "<string>"
+    return made and all(one.repr for one in dataclasses.fields(kind))
 
 
 def _shape(kind: type) -> tuple[Shape, type]:
@@ -238,16 +346,51 @@ def _declared(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-def _placeholder(name: ClassName, fields: tuple[str, ...]) -> type:
+def _placeholder(name: ClassName, fields: tuple[str, ...], hidden: tuple[str, ...]) -> type:
     """Return an empty class of that name; the same one as long as an instance of it lives."""
-    key = name, fields if name.shape is Shape.NAMED_TUPLE else ()
+    covering = frozenset(item for item in hidden if item in fields and not _is_special(item))
+    key = name, fields if name.shape is Shape.NAMED_TUPLE else (), hidden, covering
     made = _placeholders.get(key)
     if made is None:
         bases, members = _ancestry(name, fields)
+        members |= _refusals(name, frozenset(hidden), covering)
         members |= {"__module__": name.module, "__qualname__": name.qualname}
         made = _placeholders[key] = type(name.qualname.rpartition(".")[2], bases, members)
-        _forms[made] = Form(name, _made_in_c(made), stand_in=True)
+        _forms[made] = Form(name, _made_in_c(made), stand_in=True, hidden=hidden, covering=covering)
     return made
+
+
+def _refusals(name: ClassName, hidden: frozenset[str], covering: frozenset[str]) -> dict[str, Any]:
+    """Return members that are errors where only the real class has the answer: a wrong one would be silent."""
+    if not hidden:
+        return {}
+
+    def refuse(what: str) -> TypeError:
+        return TypeError(
+            f"`{what}` of {name.module}.{name.qualname} is not here: of an object only its attributes travel. Define the "
+            "class inside of the task, install its module here, or send what is needed of it"
+        )
+
+    def missing(_: object, asked: str) -> object:
+        if asked in hidden or (_ANY in hidden and not _is_special(asked)):
+            raise refuse(asked)
+        raise AttributeError(f"{name.qualname!r} object has no attribute {asked!r}", name=asked)
+
+    def covered(asked: str) -> property:
+        def get(_: object) -> object:
+            raise refuse(asked)
+
+        return property(get)
+
+    def special(asked: str) -> types.FunctionType:
+        def method(_: object, *__: object) -> object:
+            raise refuse(asked)
+
+        return cast("types.FunctionType", method)
+
+    members: dict[str, Any] = {asked: covered(asked) for asked in covering}
+    members |= {asked: special(asked) for asked in (_TRUTH, _TEXT, _FORMAT) if asked in hidden}
+    return members | {"__getattr__": missing}
 
 
 def _ancestry(name: ClassName, fields: tuple[str, ...]) -> tuple[tuple[type, ...], dict[str, Any]]:
@@ -263,7 +406,10 @@ def _ancestry(name: ClassName, fields: tuple[str, ...]) -> tuple[tuple[type, ...
             getters = {field: property(operator.itemgetter(at)) for at, field in enumerate(fields)}
             return (TuplePlaceholder, tuple), {"_fields": fields, **getters}
         case Shape.ENUM if name.base:
-            return (Placeholder, _MIXINS[name.base]), {}
+            mixin = _MIXINS[name.base]
+            return (EnumPlaceholder, mixin), {"__str__": int.__repr__ if mixin is int else str.__str__}
+        case Shape.ENUM:
+            return (MemberPlaceholder,), {}
         case Shape.PLAIN:
             return (Placeholder,), {}
         case _:

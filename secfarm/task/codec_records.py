@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakSet
 
-from secfarm.task.codec_classes import ClassName, Form, Shape, class_for, form_of, note_sent, open_record, slots_of
+from secfarm.task.codec_classes import ClassName, Form, Shape, class_for, form_of, new_entry, note_sent, slots_of
 from secfarm.task.codec_decode import TreeDecoder, Underway
 from secfarm.task.codec_encode import Fill, TreeEncoder
-from secfarm.task.codec_kinds import CannotTravel, Malformed, Node, shown
+from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
 
 __all__ = ["fill_for", "make_record"]
 
@@ -74,7 +74,10 @@ def make_record(walk: TreeDecoder, node: Node, depth: int) -> object:
 
 def _recipe(entry: object) -> _Recipe:
     match entry:
-        case [str() as module, str() as qualname, int() as generation, int() as shape, str() as base, list() as fields]:
+        case [
+            str() as module, str() as qualname, int() as generation, int() as shape, str() as base, list() as fields,
+            *more,
+        ]:  # fmt: skip
             if not all(type(field) is str for field in fields) or len(set(fields)) != len(fields):
                 raise Malformed("the fields of a class are different texts")
         case _:
@@ -85,8 +88,18 @@ def _recipe(entry: object) -> _Recipe:
 
         if (make := codec_numpy.maker_for(qualname)) is not None:
             return _Recipe(tuple(fields), object, Form(name, object), partial(_to_numpy, make))
-    kind = class_for(name, tuple(fields))
+    kind = class_for(name, tuple(fields), _hidden_of(more))
     return _Recipe(tuple(fields), kind, form_of(kind), _MAKERS[name.shape])
+
+
+def _hidden_of(more: list[object]) -> tuple[str, ...]:
+    match more:
+        case []:
+            return ()
+        case [list() as names] if all(type(name) is str for name in names):
+            return tuple(cast("list[str]", names))
+        case _:
+            raise Malformed("what a class has beside its fields is a list of names")
 
 
 def _to_numpy(make: Callable[..., object], walk: TreeDecoder, node: Node, depth: int, _: _Recipe) -> object:
@@ -96,7 +109,8 @@ def _to_numpy(make: Callable[..., object], walk: TreeDecoder, node: Node, depth:
 def _begin(walk: TreeEncoder, node: Node, value: object, fields: tuple[str, ...]) -> None:
     form = form_of(type(value))
     note_sent(form, type(value))
-    open_record(walk, node, form.name, fields)
+    entry = form.entries.get(fields)
+    node += (RECORD, walk.class_index(entry or new_entry(form, fields)))
 
 
 # --- objects with attributes -------------------------------------------------------------------------------------

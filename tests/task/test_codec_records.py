@@ -11,12 +11,15 @@ import threading
 from collections import namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pytest
 
 from secfarm.errors import ProtocolError, ValueTransferError
 from secfarm.task.codec import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RAN: list[str] = []
 
@@ -261,13 +264,13 @@ def test_a_record_of_an_unknown_class_is_a_placeholder_and_comes_home_as_the_rea
     assert [key.n for key in keys] == [1, 2]
     kind = type(keys[0])
     assert (kind.__module__, kind.__qualname__) == ("__main__", "Key")
-    assert repr(keys[0]) == "__main__.Key(n=1)"
+    assert repr(keys[0]) == "Key(n=1)"  # as at home
     assert keys[0] != keys[1]
     assert len(value["set"]) == 2
     assert {getattr(item, "v", None) for item in value["set"]} == {5, None}
     left, right = value["pair"]
     assert (value["pair"].left, value["pair"].right) == (left, right)
-    assert repr(right[0]) == "__main__.Kind(name='A', value='a')"
+    assert (repr(right[0]), str(right[0])) == ("<Kind.A: 'a'>", "Kind.A")
     assert value["level"] + 1 == 2
     assert value["level"].name == "LOW"
     assert value["kinds"][right[0]] == 1
@@ -348,3 +351,124 @@ class Wide:
 
 def test_many_records_of_a_class_name_it_once() -> None:
     assert encode([Wide([1]) for _ in range(50)]).count(b"Wide") == 1
+
+
+# --- what a placeholder cannot know -------------------------------------------------------------------------------
+
+
+class Behaving:
+    limit = 10
+
+    def __init__(self) -> None:
+        self.x = 1
+        self.__dict__["hidden"] = 2
+
+    @property
+    def hidden(self) -> int:
+        return 7
+
+    def close(self) -> None:
+        RAN.append(self)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "told"
+
+    def __format__(self, spec: str) -> str:
+        return spec
+
+
+class Answering:
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+class Sized:
+    def __len__(self) -> int:
+        return 0
+
+
+@dataclass
+class Partly:
+    shown: int
+    secret: int = field(default=0, repr=False)
+
+
+class Spoken(enum.Enum):
+    A = 1
+
+    def __str__(self) -> str:
+        return "a"
+
+
+class Tongue(str, enum.Enum):
+    A = "a"
+
+
+class Switches(enum.Flag):
+    A = 1
+
+
+class Doubling(NamedTuple):
+    x: int
+
+    @property
+    def double(self) -> int:
+        return 2 * self.x
+
+
+def abroad(value: object) -> Any:
+    """Return what a process without this module makes of a value."""
+    return decode(encode(value).replace(__name__.encode(), b"m" * len(__name__)))
+
+
+@pytest.mark.parametrize(
+    ("value", "ask"),
+    [
+        (Behaving(), bool),
+        (Behaving(), str),
+        (Behaving(), format),
+        (Behaving(), lambda it: it.hidden),
+        (Behaving(), lambda it: hasattr(it, "close")),
+        (Behaving(), lambda it: getattr(it, "limit", None)),
+        (Answering(), lambda it: getattr(it, "other", None)),
+        (Sized(), bool),
+        (Partly(1), str),
+        (Spoken.A, str),
+        (Tongue.A, str),
+        (Switches(0), bool),
+        (Doubling(1), lambda it: getattr(it, "double", None)),
+    ],
+)
+def test_what_only_the_class_knows_is_an_error_and_no_wrong_answer(value: object, ask: Callable[[Any], object]) -> None:
+    there = abroad(value)
+    assert type(there) is not type(value)
+    with pytest.raises(TypeError, match="is not here"):
+        ask(there)
+    again = decode(encode(there))
+    with pytest.raises(TypeError, match="is not here"):
+        ask(again)
+    assert repr(there)
+
+
+def test_what_a_placeholder_does_know_it_answers() -> None:
+    there = abroad([Behaving(), Partly(1), Spoken.A, Switches.A, Doubling(3), Wide([1])])
+    assert there[0].x == 1
+    assert not hasattr(there[0], "unheard_of")
+    assert (there[1].shown, there[1].secret) == (1, 0)
+    assert (there[2].name, there[2].value) == ("A", 1)
+    assert there[4].x == 3
+    assert [str(abroad(value)) for value in (Level.LOW, Word.YES)] == [str(value) for value in (Level.LOW, Word.YES)]
+    assert str(there[5]) == "Wide(items=[1])" == f"{there[5]}"
+    assert decode(encode(Behaving())).hidden == 7
+
+
+@pytest.mark.parametrize("hidden", [1, "a", [1], [["a"]], None])
+def test_a_list_of_what_is_hidden_holds_names(hidden: object) -> None:
+    import msgspec
+
+    entry = ["m", "C", 0, 0, "", ["a"], hidden]
+    with pytest.raises(ProtocolError):
+        decode(b"\xc1" + msgspec.msgpack.encode([[9, 0, 1], [], [entry]]))
