@@ -49,8 +49,8 @@ def check_kernel() -> Kernel:
 
 
 def set_kernel(kernel: Kernel | None) -> Kernel | None:
-    """Make `kernel` the current one of the whole process, and return the one before; None takes it away. Ends nothing."""
-    global _process_wide  # noqa: PLW0603 - one a process, that is its meaning
+    """Make `kernel` the current one of the whole process and return the one before; None takes it away. Ends nothing."""
+    global _process_wide
     before, _process_wide = _process_wide, kernel
     return before
 

@@ -40,8 +40,8 @@ def error_of(record: ErrorRecord, server: str) -> SecfarmError:
         case "value":
             made = ValueTransferError(report)
         case "missing-modules":
-            version = record.python_version
-            made = MissingModulesError(report, modules=record.modules, python_version=version, server=server)
+            words, version = f"{report} (on server {server})", record.python_version
+            made = MissingModulesError(words, modules=record.modules, python_version=version, server=server)
         case "python-version":
             made = PythonVersionError(report, python_version=record.python_version, server=server)
         case _:

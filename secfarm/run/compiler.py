@@ -56,6 +56,7 @@ class Prepared:
         self.program = program
         self._globals: list[dict[str, object]] = []
         self._own_labels: tuple[tuple[int, str], ...] = ()
+        self._is_published = False
         self._named: Task | None = None
         self._code: tuple[CodeType, ...] = ()
         if isinstance(program.content, NameProgram):
@@ -80,11 +81,13 @@ class Prepared:
         Raises:
             ProtocolError: there are not as many values as the program says.
         """
+        _withdraw_names()
         if self._named is not None:
             return self._named
         if self._is_plain and not values:
             names = {**inherited, "__name__": self._label, "__builtins__": builtins}
             self._globals = [names]
+            self._publish_names()
             return FunctionType(self._code[0], names)
         return self._bind_all(values, inherited)
 
@@ -102,7 +105,7 @@ class Prepared:
         client's file names and lines, without frames of ours; the type is `ValueError` or `decimal.InvalidOperation`.
         """
         remote_type = _name_of(type(error))
-        replaced = self.publish_lines()
+        replaced = self._swap_lines()
         try:
             self._trim(error, set())
             description = "".join(traceback.format_exception(error))
@@ -147,27 +150,18 @@ class Prepared:
         for made, function in zip(functions, content.functions, strict=True):
             _complete(made, function, value_of)
         self._globals = spaces
+        self._publish_names()
         return functions[0]
 
-    def publish_modules(self) -> dict[str, ModuleType | None]:
-        """Let `sys.modules` give the globals of this run where the client's modules would be; return what was there.
+    def _publish_names(self) -> None:
+        """In a worker, let `sys.modules` give this run's globals where the client's modules would be, until the next.
 
-        For worker processes. `dataclass` and others look there for what the text of an annotation names.
+        `dataclass` and others look there for what the text of an annotation names.
         """
-        replaced: dict[str, ModuleType | None] = {}
-        for index, label in self._own_labels:
-            replaced[label] = sys.modules.get(label)
-            sys.modules[label] = _Names(self._globals[index])  # type: ignore[assignment]
-        return replaced
-
-    @staticmethod
-    def restore_modules(replaced: dict[str, ModuleType | None]) -> None:
-        """Undo `publish_modules`, after the run."""
-        for label, module in replaced.items():
-            if module is None:
-                sys.modules.pop(label, None)
-            else:
-                sys.modules[label] = module
+        if self._is_published:
+            for index, label in self._own_labels:
+                _replaced[label] = sys.modules.get(label)
+                sys.modules[label] = _Names(self._globals[index])  # type: ignore[assignment]
 
     # --- tracebacks
 
@@ -175,8 +169,12 @@ class Prepared:
         """Give `linecache` the client's lines and return what it held before.
 
         For worker processes, so that tracebacks that a task formats itself show them; nothing reads the file of that
-        name, if there is one here: it is not the client's.
+        name, if there is one here: it is not the client's. From now on `sys.modules` gives the names of a run, too.
         """
+        self._is_published = True
+        return self._swap_lines()
+
+    def _swap_lines(self) -> dict[str, _CacheEntry | None]:
         replaced: dict[str, _CacheEntry | None] = {}
         content = self.program.content
         if isinstance(content, NameProgram):
@@ -255,6 +253,19 @@ class _Names:
             f"`{name}` has not; name it in the task, or pass it as an argument",
             name=str(label),
         )
+
+
+_replaced: Final[dict[str, ModuleType | None]] = {}  # what `sys.modules` held before the last run
+
+
+def _withdraw_names() -> None:
+    """Undo what the run before published."""
+    while _replaced:
+        label, module = _replaced.popitem()
+        if module is None:
+            sys.modules.pop(label, None)
+        else:
+            sys.modules[label] = module
 
 
 def _is_clients_own(label: str) -> bool:

@@ -82,7 +82,6 @@ class Worker:
         # Decoded anew for each run: what one does to a captured list, the next must not see.
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
-        replaced = prepared.publish_modules()
         try:
             result = function(*args, **kwargs)
             if isinstance(result, GeneratorType):
@@ -91,8 +90,6 @@ class Worker:
                 result = _run_coroutine(result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
-        finally:
-            prepared.restore_modules(replaced)
         if call.broadcast:
             self._inherited.update(prepared.defined())
         return result

@@ -98,8 +98,8 @@ def refuse_values(captured: Captured, error: ValueTransferError, encode: Callabl
             encode(value)
         except ValueTransferError as own:
             return InvalidTaskError(
-                f"{place} cannot travel: {_reason(own, place)}; nothing was sent. Pass what the task needs of it as an argument, or "
-                "make it inside of the task."
+                f"{place} cannot travel: {_reason(own, place)}; nothing was sent. Pass what the task needs of it as an "
+                "argument, or make it inside of the task."
             )
     return InvalidTaskError(
         f"what `{captured.program.name}` captured cannot travel: {_reason(error, '')}; nothing was sent"

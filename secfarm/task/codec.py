@@ -172,12 +172,12 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
 
 def _encode_flat_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes | None:
     """Return the tree of a call in which nothing is shared and no container stands in another; None for others."""
-    containers: list[object] = []
+    containers: list[object] = [args, kwargs]
     positional = _flat_nodes(args, containers)
     named = _flat_nodes(kwargs.values(), containers) if kwargs else []
     if positional is None or named is None:
         return None
-    if len(containers) > 1 and len(set(map(id, containers))) != len(containers):
+    if len(set(map(id, containers))) != len(containers):
         return None
     root = [TUPLE, [TUPLE, *positional], [MAP, dict(zip(kwargs, named, strict=True))]]
     return TREE_MARK + _encoder.encode([root])

@@ -19,7 +19,18 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from secfarm.task.codec_encode import TreeEncoder
 from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
 
-__all__ = ["ClassName", "Form", "Placeholder", "Shape", "class_for", "form_of", "new_entry", "note_sent", "open_record", "slots_of"]
+__all__ = [
+    "ClassName",
+    "Form",
+    "Placeholder",
+    "Shape",
+    "class_for",
+    "form_of",
+    "new_entry",
+    "note_sent",
+    "open_record",
+    "slots_of",
+]
 
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _HOOKS: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -131,7 +142,9 @@ class MemberPlaceholder(EnumPlaceholder, ValuePlaceholder):
 
 _forms: WeakKeyDictionary[type, Form] = WeakKeyDictionary()
 _sent: WeakValueDictionary[ClassName, type] = WeakValueDictionary()
-_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...], tuple[str, ...], frozenset[str]], type] = WeakValueDictionary()
+_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...], tuple[str, ...], frozenset[str]], type] = (
+    WeakValueDictionary()
+)
 _generations: Final = itertools.count(1)
 
 
@@ -226,7 +239,9 @@ def _form(kind: type) -> Form:
 
 # Of what a class says by special methods, the answers that would silently be others; the rest is a TypeError without.
 _TRUTH, _TEXT, _FORMAT, _ANY = "__bool__", "__str__", "__format__", "__getattr__"
-_MACHINERY: Final = frozenset({"_abc_impl", "_asdict", "_field_defaults", "_fields", "_is_protocol", "_make", "_replace"})
+_MACHINERY: Final = frozenset(
+    {"_abc_impl", "_asdict", "_field_defaults", "_fields", "_is_protocol", "_make", "_replace"}
+)
 
 
 def _hidden(kind: type, shape: Shape) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -261,13 +276,15 @@ def _is_special(name: str) -> bool:
 
 def _is_shown_alike(kind: type, shape: Shape) -> bool:
     """Whether `str` of an instance is that of a stand-in."""
+    text: object = kind.__str__
     if shape is Shape.ENUM:
-        known = (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
+        known: tuple[object, ...] = (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
         mixed = issubclass(kind, int | str) and not issubclass(kind, enum.ReprEnum)
-        return kind.__str__ in known and not mixed
-    if kind.__str__ is not object.__str__:
+        return text in known and not mixed
+    if text is not object.__str__:
         return False
-    if kind.__repr__ is object.__repr__:
+    shown_as: object = kind.__repr__
+    if shown_as is object.__repr__:
         return True
     code = getattr(getattr(kind.__repr__, "__wrapped__", kind.__repr__), "__code__", None)
     if shape is Shape.NAMED_TUPLE:
@@ -367,8 +384,8 @@ def _refusals(name: ClassName, hidden: frozenset[str], covering: frozenset[str])
 
     def refuse(what: str) -> TypeError:
         return TypeError(
-            f"`{what}` of {name.module}.{name.qualname} is not here: of an object only its attributes travel. Define the "
-            "class inside of the task, install its module here, or send what is needed of it"
+            f"`{what}` of {name.module}.{name.qualname} is not here: of an object only its attributes travel. Define "
+            "the class inside of the task, install its module here, or send what is needed of it"
         )
 
     def missing(_: object, asked: str) -> object:

@@ -8,7 +8,6 @@ program can be kept and checked at the next submit.
 from __future__ import annotations
 
 import builtins
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import InvalidTaskError
+from secfarm.task.evaluated import evaluated_names, evaluates, is_dunder, namespace_asked_for
 from secfarm.task.importable import import_ref, is_installed_module, module_ref, offers, submodules
 from secfarm.task.imports import absolute_names
 from secfarm.task.program import (
@@ -97,10 +97,6 @@ class _Held:
 _DATA: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 )
-_BUILTINS: Final = frozenset({"builtins", "__builtins__"})
-_EVALUATORS: Final = frozenset({"eval", "exec"})
-_NAMESPACES: Final = frozenset({"__globals__", "f_globals"})
-_IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
 _INSPECTORS: Final = frozenset({"__dict__", "dir", "getattr", "hasattr", "vars"})  # ask by names that no code shows
 _SIGNATURES: Final = frozenset({"__annotations__", "signature", "get_type_hints", "get_annotations", "getfullargspec"})
 
@@ -229,9 +225,11 @@ class _Builder:
         index, bound = self._namespace(unit.names)
         fallback = _builtins_of(unit.names)
         names = unit.found.loads
-        self._refuse_namespaces(unit, fallback)
-        if self._evaluates(unit, fallback):
-            names += tuple(sorted(self._evaluated_names(unit, fallback)))
+        held = [read_global(unit.names, fallback, name)(None) for name in names]
+        if (asked := namespace_asked_for(unit.found, held)) is not None:
+            raise _asks_for_namespace(unit, asked)
+        if evaluates(unit.found, unit.function, held):
+            names += tuple(sorted(evaluated_names(unit.found, unit.names, fallback)))
         for name in names:
             if (id(unit.names), name) in self._seen or name == "__name__":
                 continue
@@ -261,41 +259,6 @@ class _Builder:
             if reference is not None and reference.module.partition(".")[0] in sys.stdlib_module_names:
                 self._seen.add((id(unit.names), name))
                 bound[name] = self._resolve(value, read, f"global variable `{name}` of {unit.title}", unit, name)
-
-    def _refuse_namespaces(self, unit: _Unit, fallback: Mapping[str, object]) -> None:
-        """Refuse code that may ask for all of its global names at once: there it would silently find fewer."""
-        words = unit.found.words
-        asked = _NAMESPACES.intersection(words)
-        if "globals" in words and self._reaches_builtins(unit, fallback):
-            asked |= {"globals()"}
-        if asked:
-            raise _asks_for_namespace(unit, min(asked))
-
-    def _reaches_builtins(self, unit: _Unit, fallback: Mapping[str, object]) -> bool:
-        return not _BUILTINS.isdisjoint(unit.found.words) or any(
-            read_global(unit.names, fallback, name)(None) is builtins for name in unit.found.loads
-        )
-
-    def _evaluates(self, unit: _Unit, fallback: Mapping[str, object]) -> bool:
-        """Whether the code may call `eval` or `exec`, by whatever name."""
-        if _EVALUATORS.intersection(unit.found.loads):
-            return True
-        if _EVALUATORS.intersection(unit.found.words) and self._reaches_builtins(unit, fallback):
-            return True
-        held: list[object] = [read_global(unit.names, fallback, name)(None) for name in unit.found.loads]
-        held += [read_cell(cell, 0)(None) for cell in closure_of(unit.function)]
-        if unit.function is not None:
-            held += [*(unit.function.__defaults__ or ()), *(unit.function.__kwdefaults__ or {}).values()]
-        return any(value is eval or value is exec for value in held)
-
-    def _evaluated_names(self, unit: _Unit, fallback: Mapping[str, object]) -> set[str]:
-        """Return the names that `eval` and `exec` may look up: those in string constants, and all that hide a built-in.
-
-        What else a text that is made at run time names is a NameError there; a hidden built-in would silently be
-        another function.
-        """
-        written = {name for word in unit.found.words for name in _IDENTIFIER.findall(word)}
-        return {name for name in unit.names if (name in written or name in fallback) and not _is_dunder(name)}
 
     def _namespace(self, names: dict[str, object]) -> tuple[int, dict[str, Binding]]:
         for index, (known, bound) in enumerate(self._namespaces):
@@ -474,10 +437,6 @@ def _builtins_of(names: Mapping[str, object]) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
 _OS_ERRORS: Final = frozenset({"EnvironmentError", "IOError", "WindowsError"})  # other names of OSError
 
 
@@ -486,13 +445,13 @@ def _is_standard(name: str, value: object) -> bool:
     if isinstance(value, BuiltinFunctionType | type):
         return value.__module__ in ("builtins", "io", "_io") and (value.__name__ == name or name in _OS_ERRORS)
     constant = value is NotImplemented or value is Ellipsis
-    return constant or _is_dunder(name) or type(value).__module__ == "_sitebuiltins"
+    return constant or is_dunder(name) or type(value).__module__ == "_sitebuiltins"
 
 
 def _attributes(task: FunctionType | Recorded | None) -> Mapping[str, object]:
     """Return what was set on a function or task, without what functools.update_wrapper puts on a task."""
     if isinstance(task, Recorded):
-        return {name: value for name, value in vars(task).items() if not _is_dunder(name)}
+        return {name: value for name, value in vars(task).items() if not is_dunder(name)}
     return {} if task is None else vars(task)
 
 

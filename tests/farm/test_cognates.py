@@ -34,7 +34,7 @@ from secfarm import (
     task_from_source,
     use_kernel,
 )
-from tests.farm.farms import POLICY, Daemon, gone, note, notes, pass_gate, until
+from tests.farm.farms import POLICY, WAIT_S, Daemon, Gate, gone, note, notes, pass_gate, until
 
 
 @deftask
@@ -89,6 +89,8 @@ def test_a_result_type_that_does_not_exist_is_refused_before_anything_is_sent(on
     with pytest.raises(TypeError, match="list, tuple"):
         pmap(set, add, [1])
     with pytest.raises(ValueError, match="typecode"):
+        pmap("x", add, [1])
+    with pytest.raises(TypeError, match="character"):
         pmap("vector", add, [1])
     assert numbers == []
 
@@ -101,7 +103,7 @@ def test_nothing_maps_to_nothing(sequence) -> None:
 
 
 def test_ragged_sequences_stop_at_the_shortest() -> None:
-    assert pmapcar(add, [1, 2, 3], (10, 20), itertools.count(100)) == [111, 122]
+    assert pmapcar(add, [1, 2, 3], (10, 20), itertools.count(100)) == [111, 123]
 
 
 def test_generators_are_lists_and_coroutines_are_awaited() -> None:
@@ -279,22 +281,34 @@ def test_of_errors_in_one_part_the_first_counts() -> None:
 
 
 def test_when_a_part_fails_the_others_are_taken_back_or_killed(one_kernel, gate, tmp_path) -> None:
-    """One stands at the gate, one fails, and those that wait behind the two never run."""
-    started, go, _ = gate.arguments(None)
+    """One fails behind a gate of its own; those before another, and those that wait for a worker, never pass it."""
+    (tmp_path / "other").mkdir()
+    other = Gate(tmp_path / "other")
+    (started, go, _), (failing, fail, _) = gate.arguments(None), other.arguments(None)
     file = str(tmp_path / "ran")
+    raised = []
 
     def row(i):
-        if i == 0:
-            return pass_gate(started, go, i)
         if i == 1:
-            open(started, "rb+").close()  # noqa: PTH123, SIM115 - in a task, names that travel
-            raise LookupError(i)
+            raise LookupError(pass_gate(failing, fail, i))
+        pass_gate(started, go, i)
         return note(file, i)
 
-    with pytest.raises(LookupError):
-        pmapcar(row, range(2), parts=2)
+    def call() -> None:
+        with pytest.raises(LookupError) as caught:
+            pmapcar(row, range(10), parts=10)
+        raised.append(caught.value.report)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    ((_, pid),) = gate.wait()
+    other.wait()
+    other.open()
+    thread.join(WAIT_S)
+    other.close()
+    assert raised == ["LookupError: 1"]
+    gone([pid])
     until(lambda: not one_kernel._dispatch._outstanding, "what was taken back is over")
-    assert one_kernel.run(add, 1, 2) == 3
     assert notes(tmp_path / "ran") == []
 
 

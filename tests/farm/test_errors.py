@@ -27,6 +27,7 @@ from secfarm import (
     TaskTimeoutError,
     ValueTransferError,
     WorkerLostError,
+    deftask,
 )
 from secfarm.farm.failure import error_of
 from secfarm.task.outcome import ErrorRecord
@@ -200,6 +201,35 @@ def test_modules_that_the_server_lacks_are_all_named_and_nothing_ran(
     assert error.server == "node"
     assert error.python_version == ".".join(map(str, sys.version_info[:3]))
     assert not ran.exists()
+
+
+def test_imports_inside_and_requirements_are_named_too_and_nothing_ran(one_kernel, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    @deftask(requires=["msgspec>=0.1", "no-such-thing"])
+    def task(path):
+        open(path, "w").close()  # noqa: PTH123
+        import no_such_inner
+
+        return no_such_inner
+
+    error = one_kernel.submit(task, str(ran)).exception(WAIT_S)
+    assert isinstance(error, MissingModulesError)
+    assert error.modules == ("no-such-thing", "no_such_inner")
+    assert "(on server node)" in str(error)
+    assert not ran.exists()
+
+
+def test_a_dry_run_is_everything_but_the_call(one_kernel, tmp_path: Path) -> None:
+    ran = str(tmp_path / "ran")
+    task = deftask(lambda: open(ran, "w").close())  # noqa: PTH123
+    report = one_kernel.dry_run(task).result(WAIT_S)
+    assert report == {"digest": task.digest, "python_version": ".".join(map(str, sys.version_info[:3]))}
+    assert not Path(ran).exists()
+    error = one_kernel.dry_run("no_such_module_anywhere:f").exception(WAIT_S)
+    assert isinstance(error, ModuleNotFoundError)
+    with pytest.raises(InvalidTaskError):
+        one_kernel.dry_run(5)
 
 
 # --- values that cannot travel --------------------------------------------------------------------------------------

@@ -273,6 +273,7 @@ def test_containers_that_are_shared_do_not_go_the_short_way() -> None:
     assert codec._encode_flat_call(([1], [1]), {}) is not None
     assert codec._encode_flat_call((one, one), {}) is None
     assert codec._encode_flat_call((one,), {"again": one}) is None
+    assert codec._encode_flat_call((), {"all": ()}) is None
 
 
 _kinds = st.sampled_from([0, 1, 2, 3, 4, 2.0, True, "", None])

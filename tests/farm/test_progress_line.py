@@ -1,0 +1,84 @@
+"""The line of a cognate: on a terminal and nowhere else, ended when the cognate is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from secfarm import pmapcar, preduce, set_kernel
+from secfarm.farm.progress_line import ProgressLine
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Closed(Terminal):
+    def write(self, text: str) -> int:
+        raise OSError("the terminal is gone")
+
+
+@pytest.fixture(params=["plain", "rich"])
+def with_terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """A terminal in place of stderr from the call on: pytest puts its own there after the fixtures were made."""
+    if request.param == "plain":
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    else:
+        pytest.importorskip("rich.progress")
+
+    def use() -> Terminal:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        return terminal
+
+    return use
+
+
+def test_a_terminal_shows_how_far_it_is(with_terminal, one_kernel) -> None:
+    terminal = with_terminal()
+    set_kernel(one_kernel)
+    assert pmapcar(lambda x: x, range(20), progress=True) == list(range(20))
+    assert "pmapcar" in terminal.getvalue()
+    assert "20/20" in terminal.getvalue() or "100%" in terminal.getvalue()
+    assert terminal.getvalue().count("\n") == 1
+
+
+def test_nothing_is_shown_where_nobody_asked(with_terminal, one_kernel) -> None:
+    terminal = with_terminal()
+    set_kernel(one_kernel)
+    pmapcar(lambda x: x, range(20))
+    assert terminal.getvalue() == ""
+
+
+def test_nothing_is_shown_where_stderr_is_no_terminal(one_kernel, capsys) -> None:
+    set_kernel(one_kernel)
+    assert preduce(lambda x, y: x + y, range(20), progress=True) == 190
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_after_the_end_is_not_shown(with_terminal) -> None:
+    terminal = with_terminal()
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    line = ProgressLine("title")
+    line.expect(future, 5)
+    line.close()
+    line.close()
+    shown = terminal.getvalue()
+    future.set_result(1)
+    assert terminal.getvalue() == shown
+    assert "0/5" in shown or "0%" in shown
+
+
+def test_a_terminal_that_is_gone_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys, "stderr", Closed())
+    line = ProgressLine("title")
+    line.expect(concurrent.futures.Future(), 5)
+    line.close()
+    monkeypatch.setattr(sys, "stderr", None)
+    ProgressLine("title").close()
