@@ -49,7 +49,7 @@ def check_kernel() -> Kernel:
 
 
 def set_kernel(kernel: Kernel | None) -> Kernel | None:
-    """Make `kernel` the current one of the whole process and return the one before; None takes it away. Ends nothing."""
+    """Make `kernel` the current one of the process and return the one before; None takes it away. Ends nothing."""
     global _process_wide
     before, _process_wide = _process_wide, kernel
     return before

@@ -127,7 +127,7 @@ def test_a_task_that_reads_the_calls_behind_it_takes_only_its_own_sessions(site:
         ),
         lambda: __import__("sys").setrecursionlimit(10**6),
         lambda: setattr(__import__("builtins"), "len", None),
-        lambda: __import__("sys").modules.clear(),  # noqa: PLW0108 - a lambda is what travels
+        lambda: __import__("sys").modules.clear(),
         lambda: __import__("gc").disable() or __import__("os").abort(),
     ],
     ids=["results closed", "requests closed", "all closed", "recursion", "builtins", "modules", "abort"],

@@ -106,7 +106,7 @@ def test_limits_of_the_grant_bound_what_is_asked(site: Site, held: Hold) -> None
         codes = sorted(ada.outcome(call.task_id).error.code for _, call in calls)
         assert codes == ["refused", "timeout", "timeout"]
         ada.acknowledge()
-        loud = ada.task(lambda: print("x" * 100))  # noqa: T201
+        loud = ada.task(lambda: print("x" * 100))
         ada.submit(loud)
         assert ada.outcome(loud[1].task_id).output.startswith("xxxxx\n[96 more")
         ada.acknowledge()

@@ -44,7 +44,7 @@ class Proxy:
         self._server = self._run(asyncio.start_server(self._connected, "127.0.0.1", 0))
         self.address = "{}:{}".format(*self._server.sockets[0].getsockname())
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever it returns
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
 
     async def _connected(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:

@@ -1,6 +1,6 @@
 """Channels: results in order of completion, each given out once; capacity bounds what is outstanding."""
 
-# ruff: noqa: ANN001, ANN201, PERF401 - tasks are written as users write them
+# ruff: noqa: PERF401 - tasks are written as users write them
 
 from __future__ import annotations
 

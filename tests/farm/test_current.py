@@ -1,7 +1,5 @@
 """The current kernel: of the process, of a context, none; and the functions that use it."""
 
-# ruff: noqa: ANN001, ANN201, ANN202 - tasks are written as users write them
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """`@deftask` with a kernel: still a function, submits, has settings, and the same digest everywhere."""
 
-# ruff: noqa: ANN001, ANN002, ANN201, ANN202 - tasks are written as users write them
-
 from __future__ import annotations
 
 import inspect

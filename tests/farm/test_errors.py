@@ -1,6 +1,6 @@
 """What goes wrong on a server is an exception here: of the right class, with the remote words."""
 
-# ruff: noqa: ANN001, ANN201, ANN202, ANN204, N818 - tasks are written as users write them
+# ruff: noqa: N818 - tasks are written as users write them
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The future is one of `concurrent.futures`: CPython's FutureTests, and what a task on a server adds to them."""
 
-# ruff: noqa: ANN001, ANN201, ANN202, T201 - tasks are written as users write them
-
 from __future__ import annotations
 
 import asyncio

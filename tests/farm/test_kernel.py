@@ -1,6 +1,6 @@
 """The kernel is an executor: the three kinds of task, and the laws of CPython's own executor tests."""
 
-# ruff: noqa: ANN001, ANN002, ANN003, ANN201, ANN202, PLW0603, PLW0108, PT012, RUF005 - tasks are written as users write them
+# ruff: noqa: PLW0603, PT012, RUF005 - tasks are written as users write them
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Local servers: real daemons that leave nothing behind, however their owner ends; and questions to any server."""
 
-# ruff: noqa: ANN001, ANN202, PTH208, SIM117 - tasks are written as users write them
+# ruff: noqa: PTH208, SIM117 - tasks are written as users write them
 
 from __future__ import annotations
 

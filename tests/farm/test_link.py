@@ -1,6 +1,6 @@
 """A broken line costs time and nothing else: connections cut at every stage, servers killed and started again."""
 
-# ruff: noqa: ANN001, ANN202, PLW0603, S311, SIM117 - tasks are written as users write them
+# ruff: noqa: PLW0603, SIM117 - tasks are written as users write them
 
 from __future__ import annotations
 

@@ -99,7 +99,9 @@ def test_calls_of_several_threads_share_what_is_being_computed(gate, tmp_path) -
     tree.define("slow", [], lambda: (pass_gate(started, go, "slow"), note(file, 1))[1])
     tree.define("more", ["slow"], lambda slow: slow + 1)
     got = []
-    threads = [threading.Thread(target=lambda id=id: got.append(tree.call(id))) for id in ("slow", "more", "slow")]
+    threads = [
+        threading.Thread(target=lambda node=node: got.append(tree.call(node))) for node in ("slow", "more", "slow")
+    ]
     for thread in threads:
         thread.start()
     gate.wait()
@@ -149,7 +151,7 @@ def test_a_node_that_needs_itself_is_an_error(length) -> None:
     for number in range(length):
         tree.define(number, [(number + 1) % length], lambda value: value)
     for call in (lambda: tree.call("start"), tree.check):
-        with pytest.raises(PtreeError, match="needs itself: 0 -> .*0; nothing was computed"):
+        with pytest.raises(PtreeError, match=r"needs itself: 0 -> .*0; nothing was computed"):
             call()
 
 

@@ -27,9 +27,8 @@ from secfarm import (
     premove_if_not,
     psome,
     set_kernel,
-    use_kernel,
 )
-from tests.farm.farms import POLICY, Daemon, gone, pass_gate
+from tests.farm.farms import POLICY, WAIT_S, Daemon, Gate, gone, pass_gate
 
 truths = [lambda x: x, operator.truth, "operator.truth", deftask(timeout_s=20)(lambda x: x)]
 
@@ -103,18 +102,19 @@ def test_ragged_sequences_stop_at_the_shortest_and_size_cuts() -> None:
     assert pnotany(lambda x, y: False, [], [1])
 
 
-def test_one_no_is_enough_and_what_runs_is_killed(one_kernel, gate) -> None:
-    started, go, _ = gate.arguments(None)
+def test_one_no_is_enough_and_what_runs_is_killed(gate, tmp_path) -> None:
+    (tmp_path / "no").mkdir()
+    no = Gate(tmp_path / "no")
+    paths = {"held": gate.arguments("held"), "no": no.arguments("")}
     answers = []
-
-    def ask() -> None:
-        with use_kernel(one_kernel):
-            answers.append(pevery(lambda x: pass_gate(started, go, "held") if x else False, [1, 0], parts=2))
-
+    ask = lambda: answers.append(pevery(lambda name: pass_gate(*paths[name]), paths, parts=2))
     thread = threading.Thread(target=ask)
     thread.start()
     ((_, pid),) = gate.wait()
-    thread.join()
+    no.wait()
+    no.open()
+    thread.join(WAIT_S)
+    no.close()
     assert answers == [False]
     gone([pid])
 

@@ -128,9 +128,9 @@ async def test_every_run_has_fresh_globals(pool: WorkerPool) -> None:
     ("task", "remote_type"),
     [
         (lambda: sys.exit(3), "SystemExit"),
-        (lambda: exit(), "SystemExit"),  # noqa: PLW0108, PLR1722
+        (lambda: exit(), "SystemExit"),  # noqa: PLR1722
         (lambda: (_ for _ in ()).throw(KeyboardInterrupt), "KeyboardInterrupt"),
-        (lambda: [].pop(), "IndexError"),  # noqa: PLW0108 - a lambda is what travels
+        (lambda: [].pop(), "IndexError"),
         (lambda: json.loads("{"), "json.decoder.JSONDecodeError"),
         (lambda: nowhere, "NameError"),  # noqa: F821
     ],
@@ -150,7 +150,7 @@ async def test_whatever_a_call_raises_ends_the_call_and_not_the_worker(
 @pooled()
 async def test_what_a_call_prints_is_captured_for_it_alone(pool: WorkerPool) -> None:
     crew = pool.crew()
-    first = await submit(crew, lambda: print("to stdout") or sys.stderr.write("to stderr\n"))  # noqa: T201
+    first = await submit(crew, lambda: print("to stdout") or sys.stderr.write("to stderr\n"))
     second = await submit(crew, abs, -1)
     assert (first.output, second.output) == ("to stdout\nto stderr\n", "")
 
@@ -158,16 +158,16 @@ async def test_what_a_call_prints_is_captured_for_it_alone(pool: WorkerPool) -> 
 @pooled()
 async def test_output_is_kept_up_to_its_limit_and_the_rest_is_counted(pool: WorkerPool) -> None:
     crew = pool.crew()
-    done = await submit(crew, lambda: print("x" * 1000, end=""), output_bytes=10)  # noqa: T201
+    done = await submit(crew, lambda: print("x" * 1000, end=""), output_bytes=10)
     assert done.output == "x" * 10 + "\n[990 more characters were printed and dropped]"
-    done = await submit(crew, lambda: [print("y" * 10**6) for _ in range(200)] and None, output_bytes=1000)  # noqa: T201
+    done = await submit(crew, lambda: [print("y" * 10**6) for _ in range(200)] and None, output_bytes=1000)
     assert done.error is None
     assert len(done.output) < 1100
 
 
 @pooled()
 async def test_output_that_is_no_text_of_messages_still_arrives(pool: WorkerPool) -> None:
-    done = await submit(pool.crew(), lambda: print("a\udc80b\0\x1b"))  # noqa: T201
+    done = await submit(pool.crew(), lambda: print("a\udc80b\0\x1b"))
     assert done.output == "a?b\0\x1b\n"
 
 

@@ -49,7 +49,7 @@ SCALARS = [
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: array.dtype.str)
-def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(array: Any) -> None:  # noqa: ANN401
+def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(array: Any) -> None:
     frozen = array.copy(order="K")
     frozen.flags.writeable = False
     for value in (array, frozen):
@@ -65,7 +65,7 @@ def test_an_array_keeps_dtype_shape_bits_order_and_whether_it_may_be_written(arr
 
 
 @pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: f"{type(scalar).__name__}")
-def test_a_scalar_keeps_its_type_and_bits(scalar: Any) -> None:  # noqa: ANN401
+def test_a_scalar_keeps_its_type_and_bits(scalar: Any) -> None:
     back: Any = decode(encode([scalar, scalar]))
     assert type(back[0]) is type(scalar)
     assert back[0].tobytes() == scalar.tobytes()

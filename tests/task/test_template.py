@@ -79,7 +79,7 @@ def test_positions_are_those_of_the_clients_file(function: Function, column: int
     assert list(code.co_positions()) == list(code_of(text).co_positions())
 
 
-def code_of(text: str):  # noqa: ANN201
+def code_of(text: str):
     outer = compile(text, "f.py", "exec", dont_inherit=True)
     return next(constant for constant in outer.co_consts if hasattr(constant, "co_code"))
 
