@@ -186,7 +186,7 @@ class TaskRefusedError(TaskError):
     code = "refused"
     public = "refused"
     exit_status = ExitStatus.REFUSED
-    hint = "ask the server's administrator what the audit log says; `secfarm policy show` lists the grants there"
+    hint = "ask the server's administrator: its audit log has the reason, its policy what you may do"
 
 
 class MissingModulesError(TaskError):
