@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _MIN_PYTHON: Final = (3, 11)
 _WORKER_S: Final = 20.0
-_REQUIREMENT: Final = re.compile(r"([A-Za-z0-9_.-]+)\s*>=\s*([0-9.]+)")
+_REQUIREMENT: Final = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[A-Za-z0-9,_-]+\])?\s*>=\s*([0-9.]+)")
 
 
 class Level(StrEnum):

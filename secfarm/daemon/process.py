@@ -71,10 +71,7 @@ async def _serve(
     if lifeline is not None:
         loop.add_reader(lifeline, server.stop)
     addresses = await server.start(listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")])
-    # What lives as long as the process need not be looked at again; and tasks by the ten thousand are no cycles, so the
-    # collector's default of a run for every 700 new objects would cost a fifth of the server's time.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
     await server.finished.wait()
 

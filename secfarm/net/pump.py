@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
     def fail(self, error: SecfarmError) -> None:
         """End the connection because of `error`: the peer hears its public word, nothing more."""
         if self._error is None:
-            self._error = error
+            self._error = _without_frames(error)
             if self._session is not None:
                 self._session.close(Goodbyes(error.public) if error.public in set(Goodbyes) else Goodbyes.ERROR)
             self._flush()
@@ -189,4 +189,15 @@ class Connection(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
         self._values.clear()
+        # The transport's end of a cycle: its 256 KiB of buffers must not wait for the garbage collector.
+        self._transport = None
         self._listener.on_closed(error)
+
+
+def _without_frames(error: SecfarmError) -> SecfarmError:
+    """Return `error` without the tracebacks of its chain: their frames hold the connection and what it received."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

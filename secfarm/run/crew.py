@@ -129,8 +129,7 @@ class Crew:
                 self._pool.take_back(worker)
                 if work in worker.queue and self._pool.kill(worker, error, work):
                     return True
-        if work in self.waiting[work.priority]:
-            self.waiting[work.priority].remove(work)
+        self._drop_waiting(work)
         return False
 
     def withdraw(self, work: Work) -> bool:
@@ -138,9 +137,14 @@ class Crew:
         for worker in self.workers:
             if work in worker.queue:
                 self._pool.take_back(worker)
+        self._drop_waiting(work)
+        return not self.runs(work)
+
+    def _drop_waiting(self, work: Work) -> None:
+        """Forget `work` if it waits; those that were taken back with it start again."""
         if work in self.waiting[work.priority]:
             self.waiting[work.priority].remove(work)
-        return not self.runs(work)
+        self._pool.pump(self)
 
     def runs(self, work: Work) -> bool:
         """Whether a worker has begun `work`."""
