@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-pythons lint bench clean
 
 help:
 	@echo "make demo   real work on two local servers that verify every batch, then a forged and a replayed one refused"
 	@echo "make test   ruff, mypy --strict, every test"
+	@echo "make test-pythons   every test with each of $(PYTHONS) that is here"
 	@echo "make lint   ruff and mypy only"
 	@echo "make bench  speed beside concurrent.futures and dask.distributed"
 	@echo "make clean  remove .venv and caches"
@@ -46,9 +48,18 @@ test: lint
 	@.ci/apt ssh-keygen
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+test-pythons:
+	@.ci/apt ssh-keygen
+	@set -e; for python in $(PYTHONS); do \
+		if ! $$python -c '' 2>/dev/null; then echo "$$python: not on this machine, skipped"; continue; fi; \
+		test -x $(VENV)-$$python/bin/python || $$python -m venv $(VENV)-$$python; \
+		$(VENV)-$$python/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[dev]'; \
+		$(VENV)-$$python/bin/python -m pytest -n $(WORKERS); \
+	done
+
 bench: $(VENV)/.bench
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-python* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
