@@ -52,14 +52,14 @@ test-pythons:
 	@.ci/apt ssh-keygen
 	@set -e; for python in $(PYTHONS); do \
 		if ! $$python -c '' 2>/dev/null; then echo "$$python: not on this machine, skipped"; continue; fi; \
-		test -x $(VENV)-$$python/bin/python || $$python -m venv $(VENV)-$$python; \
-		$(VENV)-$$python/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[dev]'; \
-		$(VENV)-$$python/bin/python -m pytest -n $(WORKERS); \
+		test -x $(VENV)/$$python/bin/python || $$python -m venv $(VENV)/$$python; \
+		$(VENV)/$$python/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[dev]'; \
+		$(VENV)/$$python/bin/python -m pytest -n $(WORKERS); \
 	done
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-python* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
