@@ -112,7 +112,8 @@ class WorkerPool:
     def _pipelined(self, crew: Crew, work: Work) -> Worker | None:
         """The worker that could run `work` soonest after what is in its pipe, if that is soon enough."""
         expected = crew.seconds.get(work.key)
-        if expected is None or crew.single_use or self._owed_to(crew) is not None:
+        # Low priority is for free workers: what stands in a pipe would go before a default that comes meanwhile.
+        if expected is None or work.priority or crew.single_use or self._owed_to(crew) is not None:
             return None
         best, best_s = None, _PIPELINE_S - expected
         for worker in crew.workers:

@@ -176,6 +176,7 @@ def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gat
     path = str(tmp_path / "order")
     low = [one_kernel.options(priority="low").submit(note, path, i) for i in range(4)]
     default = [one_kernel.submit(note, path, i + 10) for i in range(4)]
+    one_kernel.categories_running()  # a round trip behind them: what was to be sent has arrived
     gate.open(1)  # one worker takes them all, in order
     results(low + default)
     gate.open(len(held))
