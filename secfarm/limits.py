@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 DEFAULT_PORT: Final = 7419
-MAX_SKEW_S: Final = 300  # MIT Kerberos' default (krb5.conf: clockskew)
 
 # --- frames and messages ------------------------------------------------------------------------------------------
 MAX_FRAME_BEFORE_AUTH_BYTES: Final = 16 << 10  # a handshake token is under 1 KiB, a GSS token under 8 KiB

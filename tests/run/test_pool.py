@@ -168,8 +168,8 @@ async def test_the_clock_of_a_call_starts_when_it_begins_and_not_when_it_queues(
     crew = pool.crew()
     first = submit(crew, hold, *held.args)
     await held.begins()
-    second = submit(crew, abs, -1, timeout_s=0.02)
-    await asyncio.sleep(0.05)  # the law is about time passing
+    second = submit(crew, abs, -1, timeout_s=0.4)
+    await asyncio.sleep(0.5)  # the law is about time passing
     held.let_go()
     assert value_of(await first)
     assert value_of(await second) == 1
