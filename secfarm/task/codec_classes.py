@@ -9,20 +9,33 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
-import operator
-import reprlib
 import sys
 import types
-from typing import Any, Final, cast
+from typing import Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from secfarm.task.codec_encode import TreeEncoder
-from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
+from secfarm.task.codec_kinds import RECORD, CannotTravel, Node, shown
+from secfarm.task.codec_standins import (
+    ANY,
+    ASKED,
+    COMPARED,
+    FIELDS,
+    FORMAT,
+    MIXINS,
+    SHOWN,
+    TEXT,
+    TRUTH,
+    UNHASHABLE,
+    ClassName,
+    Shape,
+    is_special,
+    make_stand_in,
+)
 
 __all__ = [
     "ClassName",
     "Form",
-    "Placeholder",
     "Shape",
     "class_for",
     "form_of",
@@ -38,34 +51,6 @@ _NO_HOOK: Final = ""
 _NO_CODE: Final = frozenset(
     {_NO_HOOK, "_dataclass_getstate", "_dataclass_setstate"}
 )  # the latter of slotted dataclasses
-_MIXINS: Final[dict[str, type]] = {"int": int, "str": str}
-
-
-class Shape(enum.IntEnum):
-    """What kind of class it is; the numbers are on the wire."""
-
-    PLAIN = 0  # equal to itself only
-    VALUE = 1  # says itself what equals it, as dataclasses do
-    NAMED_TUPLE = 2
-    ENUM = 3
-    EXCEPTION = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ClassName:
-    """What a class is called on the wire.
-
-    Attributes:
-        generation: 0 when module and qualname lead to it; else its number among those that its process sent, which
-            tells local and redefined classes of one name apart.
-        base: of an exception, its nearest built-in ancestor; of an enum, `int` or `str` when its members are such.
-    """
-
-    module: str
-    qualname: str
-    generation: int
-    shape: Shape
-    base: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +63,7 @@ class Form:
         stand_in: whether it is a class of ours, in place of one that is not at hand.
         hidden: what the class has and does beside its fields, by name: a stand-in has to know what it cannot answer.
         covering: those of them that hide an attribute of that name, as properties do.
+        compared: the fields that `==` of the class compares; None where it is not by fields.
         entries: for the names of fields, the entry in a value's table of classes.
     """
 
@@ -87,57 +73,8 @@ class Form:
     stand_in: bool = False
     hidden: tuple[str, ...] = ()
     covering: frozenset[str] = frozenset()
+    compared: frozenset[str] | None = None
     entries: dict[tuple[str, ...], tuple[object, ...]] = dataclasses.field(default_factory=dict, compare=False)
-
-
-class Placeholder:
-    """An instance of a class that is not at hand. Its class has the real one's name; its fields are attributes."""
-
-    @reprlib.recursive_repr()
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__qualname__}({fields})"
-
-
-class TuplePlaceholder(Placeholder):
-    """One of a named tuple; a tuple too."""
-
-    _fields: tuple[str, ...]
-
-    @reprlib.recursive_repr()
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
-        return f"{type(self).__name__}({fields})"
-
-
-class ValuePlaceholder(Placeholder):
-    """One that equals another of the same class with equal fields."""
-
-    def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        scalars = (item for item in vars(self).values() if isinstance(item, int | str | float | bytes))
-        return hash((type(self).__qualname__, *scalars))
-
-
-class EnumPlaceholder(Placeholder):
-    """One of an enum's member; shown as that."""
-
-    def __repr__(self) -> str:
-        held = vars(self)
-        title = f"{type(self).__name__}.{held['name']}" if held["name"] is not None else type(self).__name__
-        return f"<{title}: {held['value']!r}>"
-
-
-class MemberPlaceholder(EnumPlaceholder, ValuePlaceholder):
-    """One of a member that is neither an int nor a str."""
-
-    __hash__ = ValuePlaceholder.__hash__
-
-    def __str__(self) -> str:
-        name = vars(self)["name"]
-        return f"{type(self).__name__}.{name}" if name is not None else f"{type(self).__name__}({vars(self)['value']})"
 
 
 _forms: WeakKeyDictionary[type, Form] = WeakKeyDictionary()
@@ -199,6 +136,8 @@ def new_entry(form: Form, fields: tuple[str, ...]) -> tuple[object, ...]:
     name, hidden = form.name, form.hidden
     if not form.stand_in:
         hidden = tuple(item for item in hidden if item in form.covering or item not in fields)
+        if form.compared is not None and form.compared != set(fields):
+            hidden += (COMPARED,)
     entry: tuple[object, ...] = (name.module, name.qualname, name.generation, int(name.shape), name.base, fields)
     if hidden:
         entry += (hidden,)
@@ -229,76 +168,122 @@ def _form(kind: type) -> Form:
     shape, base = _shape(kind)
     if type(module) is not str or type(qualname) is not str:
         raise CannotTravel("is of a class whose name is no text")
-    label = base.__name__ if shape is Shape.EXCEPTION or base in _MIXINS.values() else ""
+    label = base.__name__ if shape is Shape.EXCEPTION or base in MIXINS.values() else ""
     name = ClassName(module, qualname, 0, shape, label)
     if _named(module, qualname) is not kind or _sent.get(name, kind) is not kind:
         name = dataclasses.replace(name, generation=next(_generations))
-    hidden, covering = _hidden(kind, shape)
-    return Form(name, base, slotted=bool(slots_of(kind)), hidden=hidden, covering=covering)
+    hidden, covering = _hidden(kind, shape, base)
+    by_fields = shape is Shape.VALUE and COMPARED not in hidden
+    return Form(
+        name,
+        base,
+        slotted=bool(slots_of(kind)),
+        hidden=hidden,
+        covering=covering,
+        compared=_declared(kind) if by_fields else None,
+    )
 
 
-# Of what a class says by special methods, the answers that would silently be others; the rest is a TypeError without.
-_TRUTH, _TEXT, _FORMAT, _ANY = "__bool__", "__str__", "__format__", "__getattr__"
+_GENERATED: Final = "<string>"  # where the code of a dataclass's own methods says that it stands
+_LOOKED_AT: Final = frozenset({TEXT, SHOWN, COMPARED, UNHASHABLE})  # may be alike though they are the class's own
+_FLAG_OPERATORS: Final = frozenset(
+    {"__and__", "__or__", "__xor__", "__rand__", "__ror__", "__rxor__", "__invert__"}
+    | {"__contains__", "__iter__", "__len__"}
+)
 _MACHINERY: Final = frozenset(
     {"_abc_impl", "_asdict", "_field_defaults", "_fields", "_is_protocol", "_make", "_replace"}
 )
 
 
-def _hidden(kind: type, shape: Shape) -> tuple[tuple[str, ...], frozenset[str]]:
+def _hidden(kind: type, shape: Shape, base: type) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return what the class has and does beside its fields, and what of it hides an attribute of that name."""
     own = [one for one in kind.__mro__ if one.__flags__ & _HEAP_TYPE and one.__module__ not in ("enum", "typing")]
     held: dict[str, object] = {}
     for one in reversed(own):
         held |= vars(one)
     names = {name for name, item in held.items() if type(item) is not types.MemberDescriptorType}
-    names = {name for name in names if not _is_special(name)} - _MACHINERY
+    names = {name for name in names if not is_special(name)} - _MACHINERY
     if shape is Shape.NAMED_TUPLE:
         names -= set(getattr(kind, "_fields"))  # noqa: B009 - a tuple's
     if shape is Shape.ENUM:
         names -= {"name", "value", *vars(kind)["_member_map_"]}
         names = {name for name in names if not (name.startswith("_") and name.endswith("_"))}
     covering = frozenset(name for name in names if hasattr(type(held[name]), "__set__"))
-    has_truth = held.keys() & {"__bool__", "__len__"}
-    if has_truth or (shape is Shape.ENUM and issubclass(kind, enum.Flag) and not issubclass(kind, int)):
-        names.add(_TRUTH)
-    if shape is not Shape.EXCEPTION and not _is_shown_alike(kind, shape):  # an error has to be shown somehow
-        names.add(_TEXT)
-    if "__format__" in held and shape is not Shape.ENUM:
-        names.add(_FORMAT)
-    if held.keys() & {"__getattr__", "__getattribute__"}:
-        names.add(_ANY)
-    return tuple(sorted(names)), covering
+    return tuple(sorted(names | _special_answers(kind, shape, base, held))), covering
 
 
-def _is_special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
+def _special_answers(kind: type, shape: Shape, base: type, held: dict[str, object]) -> set[str]:
+    """Return the special methods whose answers a stand-in would not know, or would get wrong."""
+    names = {
+        name
+        for name, item in held.items()
+        if name in ASKED - _LOOKED_AT and getattr(item, "__module__", None) != "enum"  # which copies its own into each
+    }
+    if shape is Shape.ENUM:
+        names |= _special_to_enums(kind, base)
+    answers = {
+        TRUTH: "__len__" in names and not issubclass(kind, int),
+        UNHASHABLE: getattr(kind, "__hash__", None) is None,
+        SHOWN: not _is_shown_alike(kind, shape, base),
+        TEXT: TEXT in names or not _is_told_alike(kind, shape, base),
+        COMPARED: not _is_compared_alike(kind, shape, base),
+        FIELDS: dataclasses.is_dataclass(kind),
+        ANY: not held.keys().isdisjoint({ANY, "__getattribute__"}),
+    }
+    return names | {name for name, applies in answers.items() if applies}
 
 
-def _is_shown_alike(kind: type, shape: Shape) -> bool:
-    """Whether `str` of an instance is that of a stand-in."""
+def _special_to_enums(kind: type, base: type) -> set[str]:
+    names = set(_FLAG_OPERATORS) if issubclass(kind, enum.Flag) else set()
+    if issubclass(kind, int | str) and not issubclass(kind, enum.ReprEnum):
+        names |= {TEXT, FORMAT}
+    if (made := _made_in_c(kind)) is not base:  # members are of a type that no stand-in is of
+        names |= vars(made).keys() & ASKED
+    return names
+
+
+def _is_told_alike(kind: type, shape: Shape, base: type) -> bool:
+    """Whether `str` of an instance is that of a stand-in, which may be its `repr`."""
     text: object = kind.__str__
     if shape is Shape.ENUM:
-        known: tuple[object, ...] = (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
-        mixed = issubclass(kind, int | str) and not issubclass(kind, enum.ReprEnum)
-        return text in known and not mixed
-    if text is not object.__str__:
-        return False
+        return text in (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
+    return text is base.__str__
+
+
+def _is_shown_alike(kind: type, shape: Shape, base: type) -> bool:
+    """Whether `repr` of an instance is that of a stand-in."""
     shown_as: object = kind.__repr__
-    if shown_as is object.__repr__:
-        return True
-    code = getattr(getattr(kind.__repr__, "__wrapped__", kind.__repr__), "__code__", None)
+    if shape is Shape.ENUM:
+        return getattr(shown_as, "__module__", None) == "enum"
+    code = _code_of(shown_as)
     if shape is Shape.NAMED_TUPLE:
         return code is not None and code.co_filename.endswith(("collections/__init__.py", "<frozen collections>"))
+    if shown_as is base.__repr__:
+        return True
     parameters = getattr(kind, "__dataclass_params__", None)
-    made = parameters is not None and parameters.repr and code is not None and code.co_filename == "<string>"
+    made = parameters is not None and parameters.repr and code is not None and code.co_filename == _GENERATED
     return made and all(one.repr for one in dataclasses.fields(kind))
+
+
+def _is_compared_alike(kind: type, shape: Shape, base: type) -> bool:
+    """Whether `==` of an instance is that of a stand-in."""
+    compared: object = kind.__eq__
+    if compared is base.__eq__:
+        return True
+    parameters, code = getattr(kind, "__dataclass_params__", None), _code_of(compared)
+    made = parameters is not None and parameters.eq and code is not None and code.co_filename == _GENERATED
+    return shape is Shape.VALUE and made and all(one.compare for one in dataclasses.fields(kind))
+
+
+def _code_of(method: object) -> types.CodeType | None:
+    return getattr(getattr(method, "__wrapped__", method), "__code__", None)
 
 
 def _shape(kind: type) -> tuple[Shape, type]:
     mro = kind.__mro__
     if issubclass(kind, enum.Enum):
         member_type = getattr(kind, "_member_type_", object)
-        return Shape.ENUM, member_type if member_type in _MIXINS.values() else object
+        return Shape.ENUM, member_type if member_type in MIXINS.values() else object
     if issubclass(kind, BaseException):
         return Shape.EXCEPTION, _made_in_c(kind)
     if (base := _made_in_c(kind)) is tuple and _is_names(getattr(kind, "_fields", None)):
@@ -359,75 +344,16 @@ def _loaded(name: ClassName, fields: tuple[str, ...]) -> type | None:
     return found if fits else None
 
 
-def _declared(kind: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
+def _declared(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))
 
 
 def _placeholder(name: ClassName, fields: tuple[str, ...], hidden: tuple[str, ...]) -> type:
     """Return an empty class of that name; the same one as long as an instance of it lives."""
-    covering = frozenset(item for item in hidden if item in fields and not _is_special(item))
+    covering = frozenset(item for item in hidden if item in fields and not is_special(item))
     key = name, fields if name.shape is Shape.NAMED_TUPLE else (), hidden, covering
     made = _placeholders.get(key)
     if made is None:
-        bases, members = _ancestry(name, fields)
-        members |= _refusals(name, frozenset(hidden), covering)
-        members |= {"__module__": name.module, "__qualname__": name.qualname}
-        made = _placeholders[key] = type(name.qualname.rpartition(".")[2], bases, members)
+        made = _placeholders[key] = make_stand_in(name, fields, frozenset(hidden), covering)
         _forms[made] = Form(name, _made_in_c(made), stand_in=True, hidden=hidden, covering=covering)
     return made
-
-
-def _refusals(name: ClassName, hidden: frozenset[str], covering: frozenset[str]) -> dict[str, Any]:
-    """Return members that are errors where only the real class has the answer: a wrong one would be silent."""
-    if not hidden:
-        return {}
-
-    def refuse(what: str) -> TypeError:
-        return TypeError(
-            f"`{what}` of {name.module}.{name.qualname} is not here: of an object only its attributes travel. Define "
-            "the class inside of the task, install its module here, or send what is needed of it"
-        )
-
-    def missing(_: object, asked: str) -> object:
-        if asked in hidden or (_ANY in hidden and not _is_special(asked)):
-            raise refuse(asked)
-        raise AttributeError(f"{name.qualname!r} object has no attribute {asked!r}", name=asked)
-
-    def covered(asked: str) -> property:
-        def get(_: object) -> object:
-            raise refuse(asked)
-
-        return property(get)
-
-    def special(asked: str) -> types.FunctionType:
-        def method(_: object, *__: object) -> object:
-            raise refuse(asked)
-
-        return cast("types.FunctionType", method)
-
-    members: dict[str, Any] = {asked: covered(asked) for asked in covering}
-    members |= {asked: special(asked) for asked in (_TRUTH, _TEXT, _FORMAT) if asked in hidden}
-    return members | {"__getattr__": missing}
-
-
-def _ancestry(name: ClassName, fields: tuple[str, ...]) -> tuple[tuple[type, ...], dict[str, Any]]:
-    match name.shape:
-        case Shape.EXCEPTION:
-            base = getattr(sys.modules["builtins"], name.base, None)
-            if not (isinstance(base, type) and issubclass(base, BaseException)):
-                raise Malformed("there is no such built-in exception")
-            return (base,), {}
-        case Shape.NAMED_TUPLE:
-            if not all(field.isidentifier() and not field.startswith("__") for field in fields):
-                raise Malformed("that is no name of a tuple's field")
-            getters = {field: property(operator.itemgetter(at)) for at, field in enumerate(fields)}
-            return (TuplePlaceholder, tuple), {"_fields": fields, **getters}
-        case Shape.ENUM if name.base:
-            mixin = _MIXINS[name.base]
-            return (EnumPlaceholder, mixin), {"__str__": int.__repr__ if mixin is int else str.__str__}
-        case Shape.ENUM:
-            return (MemberPlaceholder,), {}
-        case Shape.PLAIN:
-            return (Placeholder,), {}
-        case _:
-            return (ValuePlaceholder,), {}

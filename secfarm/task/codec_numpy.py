@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from secfarm.task.codec_classes import ClassName, Shape, open_record
+from secfarm.task.codec_classes import open_record
 from secfarm.task.codec_encode import Fill, TreeEncoder, text_node
 from secfarm.task.codec_kinds import LIST, CannotTravel, Malformed, Node
+from secfarm.task.codec_standins import ClassName, Shape
 
 __all__ = ["fill_for", "maker_for"]
 

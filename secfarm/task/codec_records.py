@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 from weakref import WeakSet
 
-from secfarm.task.codec_classes import ClassName, Form, Shape, class_for, form_of, new_entry, note_sent, slots_of
+from secfarm.task.codec_classes import Form, class_for, form_of, new_entry, note_sent, slots_of
 from secfarm.task.codec_decode import TreeDecoder, Underway
 from secfarm.task.codec_encode import Fill, TreeEncoder
 from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
+from secfarm.task.codec_standins import ClassName, Shape
 
 __all__ = ["fill_for", "make_record"]
 
