@@ -18,6 +18,7 @@ from typing import Final
 
 from secfarm.errors import InvalidTaskError, ProtocolError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
+from secfarm.run.fellow import Fellow
 from secfarm.run.preflight import check_installed, newer_python, references
 from secfarm.task.program import (
     Binding,
@@ -27,6 +28,7 @@ from secfarm.task.program import (
     NameProgram,
     Program,
     SourceProgram,
+    TaskRef,
     ValueRef,
 )
 from secfarm.task.template import compile_function
@@ -133,12 +135,16 @@ class Prepared:
             for function, code in zip(content.functions, self._code, strict=True)
         ]
 
+        fellows: dict[TaskRef, Fellow] = {}
+
         def value_of(binding: Binding) -> object:
             match binding:
                 case ValueRef(slot):
                     return values[slot]
                 case FunctionRef(index):
                     return functions[index]
+                case TaskRef(index, name):
+                    return fellows.setdefault(binding, Fellow(functions[index], name))
                 case _:
                     return self._imported[binding]
 
@@ -147,8 +153,9 @@ class Prepared:
                 cell.cell_contents = value_of(binding)
         for space, namespace in zip(spaces, content.namespaces, strict=True):
             space.update((name, value_of(binding)) for name, binding in namespace.names)
-        for made, function in zip(functions, content.functions, strict=True):
-            _complete(made, function, value_of)
+        _complete_all(functions, content.functions, value_of)
+        for fellow in fellows.values():
+            fellow.complete()
         self._globals = spaces
         self._publish_names()
         return functions[0]
@@ -207,12 +214,20 @@ class Prepared:
         own = frames
         while own is not None and own.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
             own = own.tb_next
+        _take_out_fellows(own)
         if self._named is not None:
             return own
         users = own
         while users is not None and users.tb_frame.f_code.co_filename not in self._files:
             users = users.tb_next
         return users or own
+
+
+def _take_out_fellows(frames: TracebackType | None) -> None:
+    while frames is not None:
+        while frames.tb_next is not None and frames.tb_next.tb_frame.f_code is Fellow.__call__.__code__:
+            frames.tb_next = frames.tb_next.tb_next
+        frames = frames.tb_next
 
 
 def _compile_all(program: Program, content: SourceProgram) -> tuple[CodeType, ...]:
@@ -293,14 +308,17 @@ def _is_plain(content: SourceProgram) -> bool:
     return len(content.functions) == 1 and not bound and not content.namespaces[0].names and not content.value_count
 
 
-def _complete(made: FunctionType, function: Function, value_of: Callable[[Binding], object]) -> None:
-    """Give a function the defaults and attributes that it has at the client."""
-    if function.defaults:
-        made.__defaults__ = tuple(map(value_of, function.defaults))
-    if function.keyword_defaults:
-        made.__kwdefaults__ = {name: value_of(binding) for name, binding in function.keyword_defaults}
-    for name, binding in function.attributes:
-        setattr(made, name, value_of(binding))
+def _complete_all(
+    made: Sequence[FunctionType], functions: Sequence[Function], value_of: Callable[[Binding], object]
+) -> None:
+    """Give functions the defaults and attributes that they have at the client."""
+    for one, function in zip(made, functions, strict=True):
+        if function.defaults:
+            one.__defaults__ = tuple(map(value_of, function.defaults))
+        if function.keyword_defaults:
+            one.__kwdefaults__ = {name: value_of(binding) for name, binding in function.keyword_defaults}
+        for name, binding in function.attributes:
+            setattr(one, name, value_of(binding))
 
 
 def _closure(function: Function, cells: list[CellType]) -> tuple[CellType, ...]:

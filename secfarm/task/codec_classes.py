@@ -207,8 +207,9 @@ def _hidden(kind: type, shape: Shape, base: type) -> tuple[tuple[str, ...], froz
         names -= set(getattr(kind, "_fields"))  # noqa: B009 - a tuple's
     if shape is Shape.ENUM:
         names -= {"name", "value", *vars(kind)["_member_map_"]}
+        names |= {name for member in vars(kind)["_member_map_"].values() for name in vars(member)}
         names = {name for name in names if not (name.startswith("_") and name.endswith("_"))}
-    covering = frozenset(name for name in names if hasattr(type(held[name]), "__set__"))
+    covering = frozenset(name for name in names if hasattr(type(held.get(name)), "__set__"))
     return tuple(sorted(names | _special_answers(kind, shape, base, held))), covering
 
 

@@ -73,7 +73,14 @@ class ValueRef(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     slot: int
 
 
-Binding = FunctionRef | ImportRef | ValueRef
+class TaskRef(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=3):
+    """The value is a task: an object around a function of the same program, with the task's own name."""
+
+    index: int
+    name: str
+
+
+Binding = FunctionRef | ImportRef | ValueRef | TaskRef
 
 
 class Function(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -309,7 +316,7 @@ def _check_source(program: SourceProgram, places: tuple[Place, ...]) -> None:
     _expect(requirements == program.requirements, "its requirements are not in their one spelling, sorted")
     for binding in bindings_of(program):
         match binding:
-            case FunctionRef(index):
+            case FunctionRef(index) | TaskRef(index):
                 _expect(0 <= index < len(program.functions), "a function that it names does not exist")
             case ValueRef(slot):
                 _expect(0 <= slot < program.value_count, "a value that it names does not exist")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Final
@@ -17,6 +17,8 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import InvalidTaskError
+from secfarm.task.attributes import Held, asked, attribute, attributes_of, special_attributes, special_default
+from secfarm.task.called import only_called
 from secfarm.task.evaluated import evaluated_names, evaluates, is_dunder, namespace_asked_for
 from secfarm.task.importable import import_ref, is_installed_module, module_ref, offers, submodules
 from secfarm.task.imports import absolute_names
@@ -28,6 +30,7 @@ from secfarm.task.program import (
     Namespace,
     Program,
     SourceProgram,
+    TaskRef,
     ValueRef,
     make_program,
 )
@@ -82,23 +85,10 @@ class _Unit:
         return f"function `{name}`{reached}"
 
 
-@dataclass(slots=True)
-class _Held:
-    """The attributes of a function object that the program can reach, and which of them travel."""
-
-    index: int
-    title: str
-    function: Read
-    attributes: Callable[[FunctionType | None], Mapping[str, object]]
-    bound: dict[str, Binding]
-
-
 # Snapshots that need no second thought; all else may be something that goes by name.
 _DATA: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset}
 )
-_INSPECTORS: Final = frozenset({"__dict__", "dir", "getattr", "hasattr", "vars"})  # ask by names that no code shows
-_SIGNATURES: Final = frozenset({"__annotations__", "signature", "get_type_hints", "get_annotations", "getfullargspec"})
 
 
 class _Builder:
@@ -114,7 +104,7 @@ class _Builder:
         self._seen: set[tuple[int, str]] = set()  # namespaces' ids with names that were looked up in them
         self._cells: list[Binding | None] = []
         self._cell_index: dict[int, int] = {}
-        self._held: dict[int, _Held] = {}  # by the id of functions and tasks
+        self._held: dict[int, Held] = {}  # by the id of functions and tasks
         self._modules: list[ModuleType] = []
         self._values: list[object] = []
         self._places: list[str] = []
@@ -130,6 +120,7 @@ class _Builder:
         words = self._words()
         for held in self._held.values():
             self._watch_attributes(held, words)
+        self._unwrap()
         program = make_program(
             SourceProgram(
                 name=self._units[0].found.function.name,
@@ -294,6 +285,23 @@ class _Builder:
             for position, cell in enumerate(closure_of(self._root)):
                 self._watch(read_own_cell(position), cell)
 
+    def _unwrap(self) -> None:
+        """Where tasks are only ever called by their name, let it be the function itself: nothing there can tell."""
+        loaded: set[tuple[int, str]] = set()
+        shared: set[int] = set()
+        for unit, function in zip(self._units, self._functions, strict=True):
+            called = only_called(unit.found)
+            loaded.update((function.namespace, name) for name in unit.found.loads if name not in called)
+            cells = zip(function.free_names, function.cells, strict=True)
+            shared.update(index for name, index in cells if name in unit.found.used_free and name not in called)
+        for space, (_, bound) in enumerate(self._namespaces):
+            for name, binding in bound.items():
+                if isinstance(binding, TaskRef) and (space, name) not in loaded:
+                    bound[name] = FunctionRef(binding.index)
+        for index, cell in enumerate(self._cells):
+            if isinstance(cell, TaskRef) and index not in shared:
+                self._cells[index] = FunctionRef(cell.index)
+
     # --- attributes of function objects
 
     def _hold(self, key: FunctionType | Recorded, index: int, function: FunctionType) -> None:
@@ -302,9 +310,9 @@ class _Builder:
             return
         title = self._units[index].title
         if key is self._root:
-            held = _Held(index, title, lambda root: root, lambda root: _attributes(root), {})  # noqa: PLW0108 - typed
+            held = Held(index, title, lambda root: root, lambda root: attributes_of(root), {})  # noqa: PLW0108 - typed
         else:
-            held = _Held(index, title, lambda _: function, lambda _: _attributes(key), {})
+            held = Held(index, title, lambda _: function, lambda _: attributes_of(key), {})
         self._held[id(key)] = held
 
     def _words(self) -> frozenset[str]:
@@ -316,24 +324,27 @@ class _Builder:
         before = sum(len(held.bound) for held in self._held.values())
         for held in list(self._held.values()):
             unit = self._units[held.index]
-            for name in sorted(_asked(held.attributes(self._root), words).difference(held.bound)):
-                read = _attribute(held, name)
+            for name in sorted(asked(held.attributes(self._root), words).difference(held.bound)):
+                read = attribute(held, name)
                 place = f"attribute `{name}` of {held.title}"
                 held.bound[name] = self._resolve(read(self._root), read, place, unit)
-            for name, read in _special_attributes(held, words):
-                if name not in held.bound and (value := read(self._root)) != _special_default(unit, name):
+            for name, read in special_attributes(held, words):
+                if name not in held.bound and (value := read(self._root)) != self._usual(held, name):
                     place = f"attribute `{name}` of {held.title}"
                     held.bound[name] = self._resolve(value, read, place, unit)
         return sum(len(held.bound) for held in self._held.values()) > before
 
-    def _watch_attributes(self, held: _Held, words: frozenset[str]) -> None:
+    def _watch_attributes(self, held: Held, words: frozenset[str]) -> None:
         bound = frozenset(held.bound)
-        self._watch(lambda root: _asked(held.attributes(root), words) <= bound, expected=True)
-        unit = self._units[held.index]
-        for name, read in _special_attributes(held, words):
+        self._watch(lambda root: asked(held.attributes(root), words) <= bound, expected=True)
+        for name, read in special_attributes(held, words):
             if name not in bound:
-                default = _special_default(unit, name)
-                self._watch(lambda root, read=read, default=default: read(root) == default, expected=True)  # type: ignore[misc]
+                usual = self._usual(held, name)
+                self._watch(lambda root, read=read, usual=usual: read(root) == usual, expected=True)  # type: ignore[misc]
+
+    def _usual(self, held: Held, name: str) -> object:
+        unit = self._units[held.index]
+        return special_default(unit.function, _label(unit.names), name)
 
     def _functions_with_attributes(self) -> list[Function]:
         attributes: dict[int, dict[str, Binding]] = {}
@@ -414,7 +425,7 @@ class _Builder:
             self._kept.append(value)
             self._index[id(value)] = known
             self._hold(value, known, function)
-        return FunctionRef(known)
+        return FunctionRef(known) if isinstance(value, FunctionType) else TaskRef(known, getattr(value, "name", ""))
 
 
 def _label(names: Mapping[str, object]) -> str:
@@ -446,45 +457,3 @@ def _is_standard(name: str, value: object) -> bool:
         return value.__module__ in ("builtins", "io", "_io") and (value.__name__ == name or name in _OS_ERRORS)
     constant = value is NotImplemented or value is Ellipsis
     return constant or is_dunder(name) or type(value).__module__ == "_sitebuiltins"
-
-
-def _attributes(task: FunctionType | Recorded | None) -> Mapping[str, object]:
-    """Return what was set on a function or task, without what functools.update_wrapper puts on a task."""
-    if isinstance(task, Recorded):
-        return {name: value for name, value in vars(task).items() if not is_dunder(name)}
-    return {} if task is None else vars(task)
-
-
-def _asked(attributes: Mapping[str, object], words: frozenset[str]) -> frozenset[str]:
-    """Return the attributes that code with these names can ask for."""
-    if not attributes or not _INSPECTORS.isdisjoint(words):
-        return frozenset(attributes)
-    return words.intersection(attributes)
-
-
-def _attribute(held: _Held, name: str) -> Read:
-    return lambda root: held.attributes(root).get(name, MISSING)
-
-
-def _special_attributes(held: _Held, words: frozenset[str]) -> list[tuple[str, Read]]:
-    """Return readers of those attributes that every function has and that the program asks for."""
-    names: list[str] = [name for name in ("__doc__", "__module__", "__name__", "__qualname__") if name in words]
-    if _SIGNATURES.intersection(words):
-        names.append("__annotations__")
-    return [(name, lambda root, name=name: getattr(held.function(root), name)) for name in names]  # type: ignore[misc]
-
-
-def _special_default(unit: _Unit, name: str) -> object:
-    """Return what such an attribute is on a server when nothing is said."""
-    function = unit.function
-    if function is None or name == "__annotations__":
-        return {}
-    code = function.__code__
-    first = code.co_consts[0] if code.co_consts else None
-    defaults: dict[str, object] = {
-        "__doc__": first if isinstance(first, str) else None,
-        "__module__": _label(unit.names),
-        "__name__": code.co_name,
-        "__qualname__": code.co_qualname,
-    }
-    return defaults[name]

@@ -31,7 +31,7 @@ from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.deftask import Task, task_from_source
 from secfarm.task.program import ProgramKind
-from tests.task.programs import finish, load, remote
+from tests.task.programs import finish, load, prepare, remote
 
 HEADER = "from secfarm.task.deftask import Task as deftask\n"
 
@@ -422,6 +422,26 @@ def test_an_asynchronous_generator_is_no_task_but_may_be_named_by_one(tmp_path: 
 def test_a_text_task_can_be_named_by_others(tmp_path: Path) -> None:
     text = "from secfarm.task.deftask import task_from_source\nf = task_from_source('def f(x, y=5): return x + y')\n"
     assert remote(load(tmp_path, text + "def task(x): return f(x)").task, 1) == 6
+
+
+def test_a_task_that_is_used_as_a_value_has_the_looks_of_one(tmp_path: Path) -> None:
+    text = """
+    made = task_from_source("def made(x): return x + 1")
+    def task(): return list(map(made, [1])), repr(made), made.name
+    def asks(): return made.submit(1)
+    def fails(): return list(map(made, ["text"]))
+    """
+    module = load(tmp_path, "from secfarm.task.deftask import task_from_source\n" + textwrap.dedent(text), "looks")
+    assert remote(module.task) == ([2], "<task made>", "made")
+    with pytest.raises(InvalidTaskError, match="`submit` of the task 'made'"):
+        remote(module.asks)
+    prepared, values = prepare(module.fails)
+    with pytest.raises(TypeError) as raised:
+        prepared.bind(values, {})()
+    _, description, _ = prepared.format_exception(raised.value)
+    assert "in fails" in description
+    assert "in made" in description
+    assert "secfarm" not in description
 
 
 def test_future_flags_travel(tmp_path: Path) -> None:

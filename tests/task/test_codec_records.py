@@ -419,6 +419,18 @@ class Access(enum.IntFlag):
     WRITE = 2
 
 
+class Status(enum.IntEnum):
+    phrase: str
+
+    def __new__(cls, value: int, phrase: str) -> Self:
+        made = int.__new__(cls, value)
+        made._value_ = value
+        made.phrase = phrase
+        return made
+
+    OK = 200, "fine"
+
+
 class Share(float, enum.Enum):
     HALF = 0.5
 
@@ -499,6 +511,7 @@ def abroad(value: object) -> Any:
         (Tongue.A, lambda it: f"{it:>3}"),
         (Share.HALF, lambda it: it == 0.5),
         (Share.HALF, bool),
+        (Status.OK, lambda it: getattr(it, "phrase", None)),
         (Loose("a"), lambda it: it == it.name),
         (Loose("a"), dataclasses.fields),
         (Fixed(1), lambda it: setattr(it, "a", 2)),
