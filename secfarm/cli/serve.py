@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from secfarm.cli.client import listening_addresses
+from secfarm.cli.client import listening_addresses, some_addresses
 from secfarm.cli.output import Output, output_options, pass_output, printable
 from secfarm.daemon.process import serve
 from secfarm.disk.auditlog import verify_log
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from secfarm.disk.credentials import ServerCredentials
     from secfarm.wire.address import Address
 
-_IGNORED: Final = ("dial", "kerberos", "tls")
+_IGNORED: Final = ("kerberos", "tls")
 
 
 @click.command("serve")
@@ -45,12 +45,23 @@ _IGNORED: Final = ("dial", "kerberos", "tls")
     callback=listening_addresses,
     help="Instead of the configuration's addresses; may be repeated. Port 0: the system chooses.",
 )
+@click.option(
+    "--dial",
+    "hubs",
+    multiple=True,
+    metavar="ADDR",
+    callback=some_addresses,
+    help="A hub to dial in to, for ever, instead of the configuration's; may be repeated. A server that dials "
+    "listens only where it is told to.",
+)
 @click.option("--check", is_flag=True, help="Read everything, say what would be served, and do not listen.")
 @output_options()
 @pass_output
-def command(output: Output, *, file: Path | None, addresses: tuple[str, ...], check: bool) -> None:
+def command(
+    output: Output, *, file: Path | None, addresses: tuple[str, ...], hubs: tuple[str, ...], check: bool
+) -> None:
     """Serve tasks. SIGTERM lets what runs finish, a second one ends at once."""
-    config = load_server_config(file, os.environ)
+    config = load_server_config(file, os.environ, dial=tuple([parse_address(hub) for hub in hubs]))
     listen = [parse_address(address, listening=True) for address in addresses] or list(config.listen)
     for name in _IGNORED:
         if getattr(config, name):
@@ -59,12 +70,14 @@ def command(output: Output, *, file: Path | None, addresses: tuple[str, ...], ch
         _check(output, config, listen)
         return
     _log_to_stderr(output)
+    dialling = {"dialling": [str(address) for address in config.dial]} if config.dial else {}
 
     def ready(opened: list[Address]) -> None:
         with contextlib.suppress(click.exceptions.Exit):  # whoever started us may not read; the server goes on
             output.confirm(
-                {"listening": [str(address) for address in opened], "pid": os.getpid()},
+                {"listening": [str(address) for address in opened], **dialling, "pid": os.getpid()},
                 *[f"listening on {address}" for address in opened],
+                *[f"dialling in to {address}" for address in config.dial],
             )
 
     serve(config, listen=listen, ready=ready)
@@ -81,6 +94,7 @@ def _check(output: Output, config: ServerConfig, listen: Sequence[Address]) -> N
             "file": str(config.file),
             "name": name,
             "listen": [str(address) for address in listen],
+            "dial": [str(address) for address in config.dial],
             "workers": workers,
             "mechanisms": sorted(credentials.auths),
             "principals": _principals(credentials),
@@ -89,7 +103,8 @@ def _check(output: Output, config: ServerConfig, listen: Sequence[Address]) -> N
             "audit_records": records,
         },
         f"{config.file}: nothing is wrong with it; the server {name} would",
-        f"listen on   {', '.join(map(str, listen))}",
+        *([f"listen on   {', '.join(map(str, listen))}"] if listen else []),
+        *([f"dial in to  {', '.join(map(str, config.dial))}"] if config.dial else []),
         f"run tasks   in {workers} worker processes",
         f"believe     {', '.join(_principals(credentials)) or 'nobody'}, by {', '.join(sorted(credentials.auths))}",
         *[

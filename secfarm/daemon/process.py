@@ -70,7 +70,8 @@ async def _serve(
         loop.add_signal_handler(number, _Ender(server))
     if lifeline is not None:
         loop.add_reader(lifeline, server.stop)
-    addresses = await server.start(listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")])
+    default = [] if config.dial else [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
+    addresses = await server.start(listen or config.listen or default, config.dial)
     gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
     await server.finished.wait()
@@ -153,7 +154,7 @@ class BackgroundServer:
 
     async def _main(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
         server = self._server = _make(config, auth, name)
-        self.addresses = await server.start(listen)
+        self.addresses = await server.start(listen, config.dial)
         self._started.set()
         await server.finished.wait()
 

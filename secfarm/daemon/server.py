@@ -11,14 +11,16 @@ import logging
 import os
 import platform
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
+from secfarm.daemon.dialler import Dialler
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.errors import AuthError, KernelError
 from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
-from secfarm.net.listen import Door, local_address, open_socket
+from secfarm.net.listen import Door, local_address, open_sockets
 from secfarm.net.pump import Connection
 from secfarm.net.tls import acceptor_context
 from secfarm.run.pool import WorkerPool
@@ -26,7 +28,6 @@ from secfarm.wire.messages import NONCE_BYTES
 from secfarm.wire.session import Session
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Mapping
 
     from secfarm.auth.base import Auth
@@ -73,31 +74,43 @@ class Server:
         self._unrecorded: OSError | None = None
         self._context, self._certificate = acceptor_context()
         self._door = Door(self._context, self._connection, self._turned_away)
+        self._diallers: list[Dialler] = []
         self.pool = WorkerPool(self.loop, workers)
         self._ending = False
         self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)
 
-    async def start(self, addresses: Iterable[Address]) -> list[Address]:
+    async def start(self, addresses: Iterable[Address], dial: Iterable[Address] = ()) -> list[Address]:
         """Listen, and return the addresses with the ports that the system chose.
+
+        Args:
+            addresses: where to listen.
+            dial: hubs to dial in to, now and whenever the session with one has ended.
 
         Raises:
             ConfigError: an address cannot be listened on.
             KernelError: worker processes do not start.
         """
-        sockets: list[socket.socket] = []
         try:
-            for address in addresses:
-                sockets.append(open_socket(address))  # noqa: PERF401 - those opened so far are closed when one fails
-            await self.pool.ready()
+            sockets = open_sockets(addresses)
+            try:
+                await self.pool.ready()
+            except BaseException:
+                for sock in sockets:
+                    sock.close()
+                raise
         except BaseException:
-            for sock in sockets:
-                sock.close()
             self.stop()
             raise
         for sock in sockets:
             self._door.open(sock)
         opened = [local_address(sock) for sock in sockets]
-        self.audit("started", {"listen": [str(address) for address in opened], "workers": self.pool.size})
+        self._diallers = [
+            Dialler(address, partial(self._connection, address), self._turned_away) for address in dict.fromkeys(dial)
+        ]
+        started: dict[str, AuditValue] = {"listen": [str(address) for address in opened], "workers": self.pool.size}
+        if self._diallers:
+            started["dial"] = [str(dialler.address) for dialler in self._diallers]
+        self.audit("started", started)
         return opened
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
@@ -161,13 +174,15 @@ class Server:
             "tasks": len(self.tasks),
             "batches_verified": self.verified,
             "batches_refused": self.refused,
+            "dial": [str(dialler.address) for dialler in self._diallers],
+            "dialled": [str(dialler.address) for dialler in self._diallers if dialler.connected],
         }
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Accept no new connections; the server is over when the last session is."""
-        self._door.close()
+        """Accept no new connections and dial no more; the server is over when the last session is."""
+        self._close_ways_in()
         self._ending = True
         self.session_ended()
 
@@ -180,12 +195,17 @@ class Server:
     def stop(self) -> None:
         """End now: running tasks are killed."""
         self._ending = True
-        self._door.close()
+        self._close_ways_in()
         for session in list(self.sessions):
             session.abort()
         self._expiring.cancel()
         self.pool.close()
         self.finished.set()
+
+    def _close_ways_in(self) -> None:
+        self._door.close()
+        for dialler in self._diallers:
+            dialler.close()
 
     def session_ended(self) -> None:
         """A session is gone; the last one of an ending server takes it along."""
@@ -195,18 +215,20 @@ class Server:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def _connection(self) -> Connection:
-        return Connection(self._session, lambda connection: ServerSession(self, connection))
+    def _connection(self, dialled: Address | None = None) -> Connection:
+        """Return the protocol object for a client, or for the hub whose address we dialled."""
+        return Connection(partial(self._session, dialled), lambda connection: ServerSession(self, connection))
 
-    def _session(self, _peer_certificate: bytes) -> Session:
+    def _session(self, dialled: Address | None, peer_certificate: bytes) -> Session:
         return Session(
-            end=End.ACCEPTOR,
+            end=End.ACCEPTOR if dialled is None else End.INITIATOR,
             side=Side.SERVER,
             auths=self._auths,
             nonce=os.urandom(NONCE_BYTES),
-            certificate=self._certificate,
-            address="",
-            name="",  # who has not proven a name hears none; the welcome says it
+            certificate=self._certificate if dialled is None else peer_certificate,
+            address="" if dialled is None else str(dialled),
+            # Who has not proven a name hears none, the welcome says it; but a hub looks our key up by it.
+            name="" if dialled is None else self.name,
             python_version="",
             clock=self.clock,
         )

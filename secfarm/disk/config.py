@@ -91,8 +91,12 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
     return base / "secfarm"
 
 
-def load_server_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> ServerConfig:
+def load_server_config(
+    path: str | os.PathLike[str] | None, environ: Mapping[str, str], *, dial: tuple[Address, ...] = ()
+) -> ServerConfig:
     """Return the configuration in `path`, else in SECFARM_CONFIG, else in /etc/secfarm.
+
+    A server with hubs to dial, by `dial` or else by the file, listens only where it is told to.
 
     Raises:
         ConfigError: it cannot be read or used as written; it names the file and, where there is one, the line.
@@ -103,7 +107,7 @@ def load_server_config(path: str | os.PathLike[str] | None, environ: Mapping[str
     policy = reader.file("policy")
     if policy is None:
         raise root.fault("policy", "policy is missing: without one nobody may do anything")
-    listen, dial = _addresses(root, "listen", listening=True), _addresses(root, "dial")
+    listen, dial = _addresses(root, "listen", listening=True), dial or _addresses(root, "dial")
     if not listen and not dial:
         listen = (parse_address(DEFAULT_LISTEN),)
     config = ServerConfig(

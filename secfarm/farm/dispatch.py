@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
-    from secfarm.farm.schedule import Seat
+    from secfarm.farm.schedule import Identity, Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Outcome
+
+_RETURN_S: Final = 3.0  # a server whose line broke has this long to come back for the tasks that it may be running
 
 
 class Dispatch:
@@ -41,6 +43,7 @@ class Dispatch:
         self._at_most_once = at_most_once
         self._schedule = Schedule()
         self._seats: dict[Seat, Link] = {}
+        self._returning: dict[Identity, asyncio.TimerHandle] = {}
         self._arrived: deque[Submission] = deque()
         self._ringing = False
         self._pumping = False
@@ -70,7 +73,7 @@ class Dispatch:
         for address in addresses:
             link = Link(self, address, auth, signer, name)
             self.links.append(link)
-            self._running.append(self.loop.create_task(link.run()))
+            self._running.append(self.loop.create_task(link.run(address)))
 
     async def close(self) -> None:
         """End all links; tasks that are not done stay undone."""
@@ -130,6 +133,9 @@ class Dispatch:
         link.seat = seat
         for submission in self._broadcasts:
             self._send_to(seat, link, submission.again())
+        if link.identity in self._returning:
+            self._returning.pop(link.identity).cancel()
+            link.submit(self._schedule.give(seat, self._schedule.kept(link.identity)))
         self.pump_soon()
 
     def _send_to(self, seat: Seat, link: Link, submission: Submission) -> None:
@@ -157,9 +163,13 @@ class Dispatch:
             raise
         return [value for part in parts if isinstance(part, list) for value in part]
 
-    def leave(self, seat: Seat, error: ConnectionLostError) -> None:
-        """A session has ended: what had no result is sent again under the same task id, unless that is unwanted."""
-        self._seats.pop(seat, None)
+    def leave(self, seat: Seat, error: ConnectionLostError, *, may_return: bool) -> None:
+        """A session has ended: what had no result is sent again under the same task id, unless that is unwanted.
+
+        The server, if it lives, knows what it ran: so it is asked first, whether it is here already by another line
+        or comes back soon.
+        """
+        identity = self._seats.pop(seat).identity
         again: list[Submission] = []
         for submission in self._schedule.leave(seat):
             if submission.verdict is not None:
@@ -170,8 +180,24 @@ class Dispatch:
                 self._fail(submission, error)
             else:
                 again.append(submission)
-        self._schedule.put_back(again)
+        other = next((pair for pair in self._seats.items() if pair[1].identity == identity), None)
+        if not may_return:
+            self._schedule.put_back(again)
+        elif other is not None:
+            other[1].submit(self._schedule.give(other[0], again))
+        elif again:
+            self._schedule.keep(identity, again)
+            if identity in self._returning:
+                self._returning[identity].cancel()
+            self._returning[identity] = self.loop.call_later(_RETURN_S, self.give_up, identity)
         self.pump_soon()
+
+    def give_up(self, identity: Identity) -> None:
+        """A server that was lost is not waited for any longer: others may have its tasks."""
+        if identity in self._returning:
+            self._returning.pop(identity).cancel()
+            self._schedule.put_back(self._schedule.kept(identity))
+            self.pump_soon()
 
     def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None) -> None:
         """A server has answered: the future gets its value or its error."""

@@ -24,6 +24,7 @@ from secfarm.farm.channel import Channel
 from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
+from secfarm.farm.hub import Hub
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from secfarm.auth.base import Auth
+    from secfarm.disk.credentials import ClientCredentials
     from secfarm.sign.keys import SigningKey
     from secfarm.task.program import Program
 
@@ -73,6 +75,7 @@ class Kernel(concurrent.futures.Executor):
         auth: Auth | None = None,
         key: SigningKey | str | os.PathLike[str] | None = None,
         name: str = "secfarm",
+        listen: str | tuple[str, int] | Iterable[str | tuple[str, int]] | None = None,
         connect_timeout_s: float | None = None,
         delivery: Delivery = "at-least-once",
     ) -> None:
@@ -80,25 +83,30 @@ class Kernel(concurrent.futures.Executor):
 
         Args:
             addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`; those of
-                the configuration where none is given.
+                the configuration where none is given, here or by `listen`.
             auth: how to prove who we are; by default with the key.
             key: signs what is sent; by default the auth's own key or secret, or the configuration's.
             name: for people and logs.
-            connect_timeout_s: None keeps trying for ever.
+            listen: addresses to listen on, for servers that dial in (`secfarm serve --dial`); with port 0 the system
+                chooses one, see `listening`.
+            connect_timeout_s: None keeps trying for ever. Who may dial in is waited for only where a number is given
+                and no address: for the first that comes.
             delivery: whether a task whose session broke is sent again (and run once by a server that survived), or
                 fails with `ConnectionLostError`.
         """
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f'delivery is "at-least-once" or "at-most-once", not {delivery!r}')
-        parsed = _addresses(addresses)
+        parsed, listening = _addresses(addresses), _addresses(listen or (), listening=True)
         try:
             credentials = client_credentials(auth, key, os.environ)
         except ConfigError as error:
             raise KernelCreationError(str(error)) from error
-        parsed = parsed or credentials.hosts
-        if not parsed:
+        if not listening:
+            parsed = parsed or credentials.hosts
+        if not parsed and not listening:
             raise KernelCreationError(
-                "no server is named; give addresses, set SECFARM_HOSTS or `hosts` of config.toml, or use local_kernel()"
+                "no server is named; give addresses or listen=, set SECFARM_HOSTS or `hosts` of config.toml, or use "
+                "local_kernel()"
             )
         self.name = name
         self._closed = False
@@ -108,16 +116,28 @@ class Kernel(concurrent.futures.Executor):
         self._current = ExitStack()
         self._on_close = ExitStack()
         self._dispatch = Dispatch(background_loop(), at_most_once=delivery == "at-most-once")
+        self._hub: Hub | None = None
         try:
-            run_in_background(self._open(parsed, credentials.auth, credentials.signer, connect_timeout_s))
+            run_in_background(self._open(parsed, listening, credentials, connect_timeout_s))
         except BaseException:
             self.shutdown(wait=False)
             raise
         _not_ended.add(self)
 
-    async def _open(self, addresses: tuple[Address, ...], auth: Auth, signer: object, timeout_s: float | None) -> None:
+    async def _open(
+        self,
+        addresses: tuple[Address, ...],
+        listening: tuple[Address, ...],
+        own: ClientCredentials,
+        timeout_s: float | None,
+    ) -> None:
         dispatch = self._dispatch
-        await dispatch.open(addresses, auth, signer, self.name)  # type: ignore[arg-type]
+        if listening:
+            self._hub = Hub(dispatch, own.auth, own.signer)
+            self._hub.open(listening)
+            if not addresses and timeout_s is not None:
+                await self._hub.first(timeout_s)
+        await dispatch.open(addresses, own.auth, own.signer, self.name)
         joined = [link.joined for link in dispatch.links]
         try:
             async with asyncio.timeout(timeout_s):
@@ -322,6 +342,11 @@ class Kernel(concurrent.futures.Executor):
         return self._dispatch.worker_count
 
     @property
+    def listening(self) -> list[str]:
+        """The addresses at which servers may dial in, with the ports that the system chose."""
+        return [] if self._hub is None else [str(address) for address in self._hub.addresses]
+
+    @property
     def closed(self) -> bool:
         """Whether it was shut down."""
         return self._closed
@@ -350,6 +375,8 @@ class Kernel(concurrent.futures.Executor):
             for submission in self._dispatch.withdraw_waiting():
                 submission.future.withdrawn()
         await self._dispatch.until_idle()
+        if self._hub is not None:
+            self._hub.close()
         await self._dispatch.close()
         _not_ended.discard(self)
 
@@ -371,7 +398,8 @@ class Kernel(concurrent.futures.Executor):
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        servers = ", ".join(str(link.address) for link in self._dispatch.links)
+        listening = [f"dial-in {address}" for address in self.listening]
+        servers = ", ".join([*(str(link.address) for link in self._dispatch.links), *listening])
         return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
 
 
@@ -440,20 +468,31 @@ def make_kernel(
     auth: Auth | None = None,
     key: SigningKey | str | os.PathLike[str] | None = None,
     name: str = "secfarm",
+    listen: str | tuple[str, int] | Iterable[str | tuple[str, int]] | None = None,
     connect_timeout_s: float | None = None,
     delivery: Delivery = "at-least-once",
 ) -> Kernel:
     """Return a kernel, as lfarm's make-kernel does; it does not become the current one."""
-    return Kernel(addresses, auth=auth, key=key, name=name, connect_timeout_s=connect_timeout_s, delivery=delivery)
+    return Kernel(
+        addresses,
+        auth=auth,
+        key=key,
+        name=name,
+        listen=listen,
+        connect_timeout_s=connect_timeout_s,
+        delivery=delivery,
+    )
 
 
-def _addresses(given: str | tuple[str, int] | Iterable[str | tuple[str, int]]) -> tuple[Address, ...]:
+def _addresses(
+    given: str | tuple[str, int] | Iterable[str | tuple[str, int]], *, listening: bool = False
+) -> tuple[Address, ...]:
     if isinstance(given, str):
-        return (parse_address(given),)
+        return (parse_address(given, listening=listening),)
     listed = list(given)
     if len(listed) == 2 and isinstance(listed[0], str) and isinstance(listed[1], int):  # noqa: PLR2004 - (host, port)
-        return (parse_address((listed[0], listed[1])),)
-    return tuple(parse_address(cast("str | tuple[str, int]", one)) for one in listed)
+        return (parse_address((listed[0], listed[1]), listening=listening),)
+    return tuple(parse_address(cast("str | tuple[str, int]", one), listening=listening) for one in listed)
 
 
 def _captured(task: object) -> tuple[Program, bytes | None]:

@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 import platform
-import random
 import time
 from typing import TYPE_CHECKING, Final, cast
 
@@ -27,7 +26,7 @@ from secfarm.limits import (
     MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
 )
-from secfarm.net.dial import dial
+from secfarm.net.dial import BackOff, dial
 from secfarm.net.pump import Connection
 from secfarm.sign.envelope import encode_envelope, seal, session_type
 from secfarm.task.payload import BATCH_VERSION, Batch, Blob, Call, encode_batch
@@ -36,6 +35,7 @@ from secfarm.wire.messages import (
     NONCE_BYTES,
     Chunk,
     Goodbye,
+    Goodbyes,
     OrderResult,
     Ping,
     Pong,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from secfarm.auth.base import Auth
     from secfarm.farm.dispatch import Dispatch
     from secfarm.farm.future import Submission
-    from secfarm.farm.schedule import Seat
+    from secfarm.farm.schedule import Identity, Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order, ProgramText
     from secfarm.wire.address import Address
@@ -61,14 +61,20 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("secfarm")
 _ACKNOWLEDGE_S: Final = 0.01  # after a result
-_BACK_OFF_S: Final = (0.05, 5.0)  # first and longest pause between two attempts
+_LONGEST_PAUSE_S: Final = 5.0  # between two attempts
 
 
 class Link:
-    """One server's session. A `net.pump.Listener`."""
+    """One server's session. A `net.pump.Listener`.
 
-    def __init__(self, dispatch: Dispatch, address: Address, auth: Auth, signer: Signer, name: str) -> None:
+    Attributes:
+        address: where the server is; text that only people read for one that dialled in.
+        identity: key and name that the server proved itself with, whichever way the session came about.
+    """
+
+    def __init__(self, dispatch: Dispatch, address: Address | str, auth: Auth, signer: Signer, name: str) -> None:
         self.address = address
+        self.identity: Identity = ("", "")
         self.welcome: Welcome | None = None
         self.seat: Seat | None = None
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,17 +96,18 @@ class Link:
         self._received = 0
         self._acknowledging = False
         self._heard_s = time.monotonic()
+        self._shut_down = False  # the server said that its process ends
 
     # --- staying connected ----------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, address: Address) -> None:
         """Keep a session up until cancelled; `joined` fails if the two do not believe each other at first."""
-        pause_s = _BACK_OFF_S[0]
+        back_off = BackOff(_LONGEST_PAUSE_S)
         while True:
             try:
-                connection = await dial(self.address, self._make)
-                pause_s = _BACK_OFF_S[0]
-                await self._watch(connection)
+                connection = await dial(address, self.make_connection)
+                back_off.reset()
+                await self.watch(connection)
             except (AuthError, ConfigError) as error:
                 self.last_error = error
                 if not self.joined.done():
@@ -108,13 +115,14 @@ class Link:
                     return
             except (OSError, SecfarmError) as error:
                 self.last_error = error
+                if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+                    self._dispatch.give_up(self.identity)  # nobody listens there: the process is gone
             except Exception as error:  # noqa: BLE001 - ours; the link must not end in silence
                 _log.exception("an error inside secfarm ended a connection to %s", self.address)
                 self.last_error = error
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients, hides nothing
-            pause_s = min(2 * pause_s, _BACK_OFF_S[1])
+            await back_off.pause()
 
-    async def _watch(self, connection: Connection) -> None:
+    async def watch(self, connection: Connection) -> None:
         """Wait for the connection's end; a server that says nothing for long is asked, then given up."""
         while not connection.closed.done():
             await asyncio.wait([connection.closed], timeout=IDLE_PING_S)
@@ -124,7 +132,8 @@ class Link:
             elif silent_s > IDLE_PING_S and not connection.closed.done():
                 connection.send(Ping(0))
 
-    def _make(self) -> Connection:
+    def make_connection(self) -> Connection:
+        """Return the protocol object for a new connection, of which there is one at a time."""
         self._reset()
         return Connection(self._session, self._own)
 
@@ -133,15 +142,19 @@ class Link:
         return self
 
     def _session(self, certificate: bytes) -> Session:
+        return self.client_session(End.INITIATOR, certificate, str(self.address), self._name, platform.python_version())
+
+    def client_session(self, end: End, certificate: bytes, address: str, name: str, python_version: str) -> Session:
+        """Return a session in which we ask, whoever dialled."""
         return Session(
-            end=End.INITIATOR,
+            end=end,
             side=Side.CLIENT,
             auths={self._auth.mechanism: self._auth},
             nonce=os.urandom(NONCE_BYTES),
             certificate=certificate,
-            address=str(self.address),
-            name=self._name,
-            python_version=platform.python_version(),
+            address=address,
+            name=name,
+            python_version=python_version,
             clock=time.time,
         )
 
@@ -248,7 +261,7 @@ class Link:
             case Chunk():
                 self._chunk(message)
             case Welcome():
-                self._join(message)
+                self.join(message)
             case OrderResult():
                 self._answer(message)
             case Pong():
@@ -257,12 +270,18 @@ class Link:
             case Workers():
                 self._workers(message.count)
             case Goodbye():
+                self._shut_down = message.code == Goodbyes.SHUTDOWN
                 self.close()
             case _:
                 raise ProtocolError(f"the server sent {type(message).__name__}")
 
-    def _join(self, welcome: Welcome) -> None:
+    def join(self, welcome: Welcome) -> None:
+        """The server has let us in: give it its seat."""
+        peer = self._connection.session.peer if self._connection is not None else None
+        if peer is None:
+            raise ProtocolError("a welcome came before the server was proven")
         self.welcome = welcome
+        self.identity = (peer.key_id or peer.principal, welcome.server)
         self._dispatch.join(self, welcome.workers, welcome.max_tasks)
         if not self.joined.done():
             self.joined.set_result(None)
@@ -285,7 +304,7 @@ class Link:
                 future.set_exception(lost)
         self._requests.clear()
         if seat is not None:
-            self._dispatch.leave(seat, lost)
+            self._dispatch.leave(seat, lost, may_return=not self._shut_down)
 
     def _results(self, message: Results) -> None:
         seat = self.seat

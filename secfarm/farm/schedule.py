@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from secfarm.limits import MAX_PENDING_VALUES_BYTES
 
@@ -24,6 +24,8 @@ _AHEAD_S: Final = 0.02
 _MAX_AHEAD: Final = 4096  # tasks per server
 _MAX_HELD_BYTES: Final = MAX_PENDING_VALUES_BYTES // 2  # of arguments, per server: well under what it may refuse
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
+
+Identity: TypeAlias = "tuple[str, str]"  # a server's key and the name that it gives itself
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,7 @@ class Schedule:
         self.seats: list[Seat] = []
         self._waiting: tuple[deque[Submission], deque[Submission]] = (deque(), deque())
         self._average_s: dict[bytes, float] = {}
+        self._kept: dict[Identity, list[Submission]] = {}
 
     def add(self, submission: Submission) -> None:
         """A task was submitted."""
@@ -72,21 +75,21 @@ class Schedule:
 
     def withdraw(self, submission: Submission) -> bool:
         """Forget a task that waits; return whether it did."""
-        try:
-            self._waiting[submission.options.priority].remove(submission)
-        except ValueError:
-            return False
-        return True
+        for queue in (self._waiting[submission.options.priority], *self._kept.values()):
+            if submission in queue:
+                queue.remove(submission)
+                return True
+        return False
 
     def withdraw_all(self, unwanted: Callable[[Submission], bool]) -> list[Submission]:
         """Forget the waiting tasks that are unwanted, and return them in order."""
         withdrawn: list[Submission] = []
-        for queue in self._waiting:
-            kept: list[Submission] = []
+        for queue in (*self._kept.values(), *self._waiting):
+            stay: list[Submission] = []
             for submission in queue:
-                (withdrawn if unwanted(submission) else kept).append(submission)
+                (withdrawn if unwanted(submission) else stay).append(submission)
             queue.clear()
-            queue.extend(kept)
+            queue.extend(stay)
         return withdrawn
 
     def join(self, workers: int, max_tasks: int) -> Seat:
@@ -103,6 +106,22 @@ class Schedule:
         seat.held.clear()
         seat.held_bytes = 0
         return held
+
+    def keep(self, identity: Identity, submissions: list[Submission]) -> None:
+        """The server that has these may be back for them in a moment: nobody else gets them until then."""
+        self._kept.setdefault(identity, []).extend(submissions)
+
+    def kept(self, identity: Identity) -> list[Submission]:
+        """Return what was kept for this server, and keep it no longer."""
+        return self._kept.pop(identity, [])
+
+    def give(self, seat: Seat, submissions: list[Submission]) -> list[Submission]:
+        """A server gets these, which it had before, ahead of all others; return those that it has room for."""
+        room = max(0, seat.max_tasks - len(seat.held))
+        for submission in submissions[:room]:
+            self._assign(seat, submission)
+        self.put_back(submissions[room:])
+        return submissions[:room]
 
     def put_back(self, submissions: list[Submission]) -> None:
         """These wait again, in front of all others."""
@@ -131,12 +150,15 @@ class Schedule:
         for queue in self._waiting:
             while queue and (seat := self._seat_for(queue[0])) is not None:
                 submission = queue.popleft()
-                seat.hold(submission)
-                seat.load_s += self._expected_s(self._average_s.get(submission.program.key))
+                self._assign(seat, submission)
                 assigned.setdefault(seat, []).append(submission)
             if queue:
                 break  # low priority runs when nothing of the default waits
         return list(assigned.items())
+
+    def _assign(self, seat: Seat, submission: Submission) -> None:
+        seat.hold(submission)
+        seat.load_s += self._expected_s(self._average_s.get(submission.program.key))
 
     @property
     def waiting(self) -> list[Submission]:

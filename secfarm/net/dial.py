@@ -1,10 +1,11 @@
-"""Dialling: open a socket to an address, put TLS on it, wait until the session is ready."""
+"""Dialling: open a socket to an address, put TLS on it, wait until the session is ready; and when to try again."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S
@@ -16,6 +17,28 @@ if TYPE_CHECKING:
 
     from secfarm.net.pump import Connection
     from secfarm.wire.address import Address
+
+_FIRST_PAUSE_S: Final = 0.05
+
+
+class BackOff:
+    """The pauses of one who dials for ever: each twice the one before, up to a bound.
+
+    They are jittered, so that those who lost the same peer do not all come back in the same moment.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._pause_s = _FIRST_PAUSE_S
+
+    def reset(self) -> None:
+        """The last attempt went well."""
+        self._pause_s = _FIRST_PAUSE_S
+
+    async def pause(self) -> None:
+        """Wait until the next attempt is due."""
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads peers, hides nothing
+        self._pause_s = min(2 * self._pause_s, self._longest_s)
 
 
 async def dial(address: Address, make: Callable[[], Connection]) -> Connection:

@@ -24,9 +24,26 @@ from secfarm.wire.messages import Goodbyes
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from secfarm.net.pump import Connection
+
+
+def open_sockets(addresses: Iterable[Address]) -> list[socket.socket]:
+    """Return a listening socket on each address: all of them, or none.
+
+    Raises:
+        ConfigError: one is taken, or not ours.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            sockets.append(open_socket(address))  # noqa: PERF401 - those opened so far are closed when one fails
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 def open_socket(address: Address) -> socket.socket:
@@ -38,7 +55,7 @@ def open_socket(address: Address) -> socket.socket:
     try:
         return _open_unix(address.path) if isinstance(address, UnixAddress) else _open_tcp(address)
     except OSError as error:
-        message = f"cannot listen on {address}: {error.strerror or error}; the server was not started"
+        message = f"cannot listen on {address}: {error.strerror or error}; nothing was started"
         raise ConfigError(message) from error
 
 

@@ -70,6 +70,16 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("the connection has no session yet")
         return self._session
 
+    @property
+    def far_address(self) -> str:
+        """Where the peer called from, for people; on a unix socket, where it found us."""
+        if self._transport is None:
+            return ""
+        if host_and_port := self._transport.get_extra_info("peername"):
+            host, port = host_and_port[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"unix:{self._transport.get_extra_info('sockname')}"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the session (asyncio's callback, after the TLS handshake)."""
         self._transport = cast("asyncio.Transport", transport)

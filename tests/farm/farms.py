@@ -10,12 +10,13 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
@@ -24,10 +25,11 @@ from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
 from secfarm.auth.base import Auth
 from secfarm.disk.keyfile import create_secret, create_signing_key
 from secfarm.trust.store import KnownServer, KnownServers
+from tests.farm.proxy import WAIT_S, Proxy
 
 ROOT: Final = Path(__file__).parents[2]
-WAIT_S: Final = 30.0  # a bound for what should take milliseconds, on a machine that does other things too
-WAYS: Final = ("tcp-ed25519", "unix-ed25519", "tcp-secret", "unix-secret")
+WAYS: Final = ("tcp-ed25519", "unix-ed25519", "tcp-secret", "unix-secret", "dialin-ed25519", "dialin-secret")
+HUBS: Final = 4  # kernels that one server that dials in may serve at once
 PRINCIPAL: Final = "tester"
 POLICY: Final = f"""\
 [[grant]]
@@ -41,7 +43,11 @@ class Daemon:
     """A server process with a folder, keys and an address that outlive it. A context manager."""
 
     def __init__(self, way: str = "tcp-ed25519", *, workers: int = 2, policy: str = POLICY, name: str = "node") -> None:
-        """Start it; `way` says over what it listens and how its clients prove themselves."""
+        """Start it; `way` says over what it is reached and how its clients prove themselves.
+
+        One that dials in has `HUBS` hubs, at ports that are kept for kernels of `connect`; it also listens, for
+        questions such as `ping`.
+        """
         transport, mechanism = way.split("-")
         self.folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.name = name
@@ -55,8 +61,13 @@ class Daemon:
             self.auth = Ed25519AuthClient(client, KnownServers([KnownServer(("*",), server.public)]))
             keys = 'key = "key"\nallowed_signers = "allowed_signers"'
         self._write("policy.toml", policy)
+        # Bound, not listening: the port is ours, dialling it is refused, and a hub may bind it too.
+        self._ports = [_reserved_port() for _ in range(HUBS if transport == "dialin" else 0)]
+        self._free = [f"127.0.0.1:{port.getsockname()[1]}" for port in self._ports]
         self._rest = f'{keys}\npolicy = "policy.toml"\nstate = "state"\nname = "{name}"\nworkers = {workers}\n'
-        self.address = f"unix:{self.folder}/sock" if transport == "unix" else "127.0.0.1:0"
+        if self._free:
+            self._rest += f"dial = {json.dumps(self._free)}\n"
+        self.address = "127.0.0.1:0" if transport == "tcp" else f"unix:{self.folder}/sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self.start()
@@ -110,16 +121,57 @@ class Daemon:
             os.close(self._lifeline)
             self._process.wait(WAIT_S)
         shutil.rmtree(self.folder, ignore_errors=True)
+        for port in self._ports:
+            port.close()
 
     def connect(self, *addresses: str, **settings: object) -> Kernel:
         """Return a kernel on this server, or on `addresses` that lead to it."""
+        if self._ports and not addresses:
+            return self._listen(settings)
         return Kernel(list(addresses) or [self.address], auth=self.auth, connect_timeout_s=WAIT_S, **settings)  # type: ignore[arg-type]
+
+    def _listen(self, settings: dict[str, object]) -> Kernel:
+        """Return a kernel that this server has dialled in to."""
+        hub = self._free.pop()
+        try:
+            kernel = Kernel(listen=hub, auth=self.auth, connect_timeout_s=WAIT_S, **settings)  # type: ignore[arg-type]
+        except BaseException:
+            self._free.append(hub)
+            raise
+        kernel.on_close(lambda: self._free.append(hub))
+        return kernel
+
+    @contextlib.contextmanager
+    def through(
+        self, cuts: list[tuple[int | None, int | None]] | None = None, **settings: object
+    ) -> Iterator[tuple[Proxy, Kernel]]:
+        """Yield a relay that cuts (up: from the client), and a kernel that reaches this server through it alone."""
+        if not self._ports:
+            with Proxy(self.address, cuts) as proxy, self.connect(proxy.address, **settings) as kernel:
+                yield proxy, kernel
+            return
+        hub = self._free.pop()
+        kernel = Kernel(listen="127.0.0.1:0", auth=self.auth, **settings)  # type: ignore[arg-type]
+        # To the relay, who dials is the client.
+        turned = [(down, up) for up, down in cuts or []]
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._free.append, hub)
+            proxy = stack.enter_context(Proxy(kernel.listening[0], turned, port=int(hub.rpartition(":")[2])))
+            stack.enter_context(kernel)
+            yield proxy, kernel
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _reserved_port() -> socket.socket:
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 # --- gates: tasks that stop until they are let through ------------------------------------------------------------

@@ -10,8 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from tests.farm.farms import WAIT_S
-
+WAIT_S: Final = 30.0  # a bound for what should take milliseconds, on a machine that does other things too
 _PIECE_BYTES: Final = 64 << 10
 
 
@@ -33,7 +32,9 @@ class Proxy:
         count: connections so far.
     """
 
-    def __init__(self, upstream: str, cuts: list[tuple[int | None, int | None]] | None = None) -> None:
+    def __init__(
+        self, upstream: str, cuts: list[tuple[int | None, int | None]] | None = None, *, port: int = 0
+    ) -> None:
         self._upstream = upstream
         self.cuts = deque(cuts or [])
         self.count = 0
@@ -41,7 +42,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
-        self._server = self._run(asyncio.start_server(self._connected, "127.0.0.1", 0))
+        self._server = self._run(asyncio.start_server(self._connected, "127.0.0.1", port))
         self.address = "{}:{}".format(*self._server.sockets[0].getsockname())
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -37,7 +37,7 @@ def test_a_socket_that_a_dead_server_left_is_replaced(tmp_path: Path) -> None:
 def test_the_socket_of_a_living_server_is_left_alone(tmp_path: Path) -> None:
     address = UnixAddress(f"{tmp_path}/sock")
     with open_socket(address) as living:
-        with pytest.raises(ConfigError, match=r"cannot listen on unix:.*the server was not started"):
+        with pytest.raises(ConfigError, match=r"cannot listen on unix:.*nothing was started"):
             open_socket(address)
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(address.path)
@@ -66,7 +66,7 @@ def test_what_is_no_socket_is_not_touched(tmp_path: Path, kind: str) -> None:
 def test_an_address_that_cannot_be_had_is_a_config_error(tmp_path: Path, address: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         text = address.format(tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(ConfigError, match="the server was not started"):
+        with pytest.raises(ConfigError, match="nothing was started"):
             open_socket(parse_address(text))
 
 
