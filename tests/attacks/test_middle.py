@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import socket
 import ssl
@@ -24,6 +25,7 @@ from secfarm.task import codec
 from secfarm.task.outcome import ErrorRecord
 from secfarm.task.payload import Blob, decode_batch
 from secfarm.trust.store import KnownServer, KnownServers, TrustStore, parse_allowed_signers
+from secfarm.wire.address import Address, parse_address
 from secfarm.wire.frames import encode_frame
 from secfarm.wire.messages import Chunk, Message, OrderResult, Outcome, Results, Submit, Welcome, encode_message
 from secfarm.wire.session import Session
@@ -33,10 +35,10 @@ Alter = Callable[[int, bytes], bytes]  # (0: to the server, 1: to the client), b
 
 
 class Relay:
-    """Listens, and passes what comes on to the server, altered. A context manager."""
+    """Listens, and passes what comes on to an address, altered. A context manager."""
 
-    def __init__(self, serving: Serving, alter: Alter, *, ends_tls: bool) -> None:
-        self._serving = serving
+    def __init__(self, address: Address, alter: Alter, *, ends_tls: bool) -> None:
+        self._upstream = address
         self._alter = alter
         self._context = acceptor_context()[0] if ends_tls else None
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -51,7 +53,7 @@ class Relay:
             if not select.select([self._listening], [], [], 0.05)[0]:
                 continue
             client, _ = self._listening.accept()
-            with contextlib.suppress(OSError), client, connect(self._serving.address) as server:
+            with contextlib.suppress(OSError), client, connect(self._upstream) as server:
                 if self._context is None:
                     self._carry(client, server)
                 else:
@@ -91,19 +93,17 @@ def known(key: SigningKey) -> KnownServers:
 
 
 def through(relay: Relay, site: Site) -> Client:
-    from secfarm.wire.address import parse_address
-
     return Client(parse_address(relay.address), site.auth(), ADA)
 
 
 def test_a_relay_below_tls_changes_nothing(site: Site, serving: Serving) -> None:
     """What the other tests stand on: it is the relay's certificate, or its bytes, that make them fail."""
-    with Relay(serving, same, ends_tls=False) as relay, through(relay, site) as ada:
+    with Relay(serving.address, same, ends_tls=False) as relay, through(relay, site) as ada:
         assert ada.meet().run("builtins:abs", -1) == 1
 
 
 def test_a_relay_with_its_own_certificate_is_noticed_by_both_ends(site: Site, serving: Serving) -> None:
-    with Relay(serving, same, ends_tls=True) as relay:
+    with Relay(serving.address, same, ends_tls=True) as relay:
         with through(relay, site) as ada, pytest.raises(AuthError):
             ada.meet()
         with pytest.raises(KernelCreationError, match="no session"):
@@ -131,12 +131,12 @@ def test_a_flipped_bit_on_the_wire_ends_the_session(site: Site, serving: Serving
             for number in range(20):
                 assert ada.run("builtins:abs", -number) == number
 
-    with Relay(serving, flip, ends_tls=False) as relay, pytest.raises((OSError, EOFError, SecfarmError)):
+    with Relay(serving.address, flip, ends_tls=False) as relay, pytest.raises((OSError, EOFError, SecfarmError)):
         work(relay)
 
 
 def test_a_cut_stream_is_an_error_and_no_end(site: Site, serving: Serving) -> None:
-    with Relay(serving, same, ends_tls=False) as relay:
+    with Relay(serving.address, same, ends_tls=False) as relay:
         ada = through(relay, site).meet()
     with ada:
         with pytest.raises((OSError, EOFError)):
@@ -160,10 +160,17 @@ def test_a_server_with_another_key_than_the_known_one_is_refused(site: Site, ser
 
 
 class FalseServer:
-    """A server with a known key that answers each batch with whatever the test says. A context manager."""
+    """A server with a known key that answers each batch with whatever the test says. A context manager.
 
-    def __init__(self, answer: Callable[[tuple[bytes, ...]], list[Message]], key: SigningKey) -> None:
+    It waits to be dialled, or `dials` the hubs that it is told.
+    """
+
+    def __init__(
+        self, answer: Callable[[tuple[bytes, ...]], list[Message]], key: SigningKey, *, dials: bool = False
+    ) -> None:
         self._answer = answer
+        self.dials = dials
+        self.hubs: queue.Queue[str] = queue.Queue()
         self._auth = Ed25519AuthServer(
             key, TrustStore(parse_allowed_signers(f"ada {ADA.public.openssh()}\n", file="allowed_signers"))
         )
@@ -178,19 +185,25 @@ class FalseServer:
 
     def _run(self) -> None:
         while not self._closing.is_set():
+            if self.dials:
+                with contextlib.suppress(queue.Empty):
+                    plain = connect(parse_address(self.hubs.get(timeout=0.05)))
+                    with contextlib.suppress(OSError, SecfarmError), initiator_context().wrap_socket(plain) as tls:
+                        self._serve(tls, End.INITIATOR, tls.getpeercert(binary_form=True) or b"")
+                continue
             if not select.select([self._listening], [], [], 0.05)[0]:
                 continue
             plain, _ = self._listening.accept()
             with contextlib.suppress(OSError, SecfarmError), self._context.wrap_socket(plain, server_side=True) as tls:
-                self._serve(tls)
+                self._serve(tls, End.ACCEPTOR, self._certificate)
 
-    def _serve(self, tls: ssl.SSLSocket) -> None:
+    def _serve(self, tls: ssl.SSLSocket, end: End, certificate: bytes) -> None:
         session = Session(
-            end=End.ACCEPTOR,
+            end=end,
             side=Side.SERVER,
             auths={"ed25519": self._auth},
             nonce=os.urandom(32),
-            certificate=self._certificate,
+            certificate=certificate,
             address="",
             name="false",
             python_version="",
@@ -258,8 +271,12 @@ def kernel_of() -> Iterator[Callable[[FalseServer, SigningKey], Kernel]]:
     made: list[Kernel] = []
 
     def make(server: FalseServer, key: SigningKey) -> Kernel:
-        auth = Ed25519AuthClient(ADA, known(key))
-        made.append(Kernel([server.address], auth=auth, delivery="at-most-once", connect_timeout_s=DEADLINE_S))
+        auth = Ed25519AuthClient(ADA, KnownServers([KnownServer(("*:*", "false"), key.public)]))
+        if server.dials:
+            made.append(Kernel(listen="127.0.0.1:0", auth=auth, delivery="at-most-once"))
+            server.hubs.put(made[-1].listening[0])
+        else:
+            made.append(Kernel([server.address], auth=auth, delivery="at-most-once", connect_timeout_s=DEADLINE_S))
         return made[-1]
 
     yield make
@@ -267,10 +284,13 @@ def kernel_of() -> Iterator[Callable[[FalseServer, SigningKey], Kernel]]:
         kernel.shutdown(wait=True, cancel_futures=True)
 
 
+@pytest.mark.parametrize("dials", [False, True], ids=["dialled", "dials in"])
 @pytest.mark.parametrize("lie", LIES)
-def test_a_false_servers_lie_ends_the_session_and_gives_no_result(lie: str, kernel_of: Callable[..., Kernel]) -> None:
+def test_a_false_servers_lie_ends_the_session_and_gives_no_result(
+    lie: str, *, dials: bool, kernel_of: Callable[..., Kernel]
+) -> None:
     key = SigningKey.from_seed(b"\x07" * 32)
-    with FalseServer(LIES[lie], key) as server:
+    with FalseServer(LIES[lie], key, dials=dials) as server:
         future = kernel_of(server, key).submit(abs, -1)
         with pytest.raises(SecfarmError):
             future.result(DEADLINE_S)

@@ -145,7 +145,7 @@ class Serving:
     async def _main(self) -> None:
         config = load_server_config(self.site.folder / "config.toml", {})
         self.server = _make(config, None, None)
-        self.addresses = await self.server.start(config.listen)
+        self.addresses = await self.server.start(config.listen, config.dial)
         self._started.set()
         await self.server.finished.wait()
         # Transports need a turn or two to close.

@@ -43,7 +43,7 @@ def kernel_of(daemon_of: Callable[[str], Daemon]) -> Iterator[Callable[[str], Ke
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
-    """Every test that asks for it, or for what stands on it, runs over TCP and unix sockets and dialled in to, with both mechanisms."""
+    """Every test that asks for it, or for what stands on it, runs over every transport, direction and mechanism."""
     return str(request.param)
 
 

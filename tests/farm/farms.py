@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -42,19 +42,39 @@ names = ["*"]
 class Daemon:
     """A server process with a folder, keys and an address that outlive it. A context manager."""
 
-    def __init__(self, way: str = "tcp-ed25519", *, workers: int = 2, policy: str = POLICY, name: str = "node") -> None:
+    def __init__(
+        self,
+        way: str = "tcp-ed25519",
+        *,
+        workers: int = 2,
+        policy: str = POLICY,
+        name: str = "node",
+        beside: Daemon | None = None,
+        hubs: Sequence[str] = (),
+    ) -> None:
         """Start it; `way` says over what it is reached and how its clients prove themselves.
 
-        One that dials in has `HUBS` hubs, at ports that are kept for kernels of `connect`; it also listens, for
-        questions such as `ping`.
+        One that dials in has `HUBS` hubs, at ports that are kept for kernels of `connect`, or those in `hubs`; it also
+        listens, for questions such as `ping`. It believes the client of another, `beside` which it serves, and is
+        known to it by its name.
         """
         transport, mechanism = way.split("-")
         self.folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.name = name
         self.auth: Auth
         if mechanism == "secret":
-            self.auth = SharedSecretAuth(create_secret(self.folder / "secret", PRINCIPAL))
             keys = 'secrets = ["secret"]'
+            if beside is not None:
+                shutil.copy(beside.folder / "secret", self.folder)
+                self.auth = beside.auth
+            else:
+                self.auth = SharedSecretAuth(create_secret(self.folder / "secret", PRINCIPAL))
+        elif beside is not None:
+            keys = 'key = "key"\nallowed_signers = "allowed_signers"'
+            server = create_signing_key(self.folder / "key")
+            shutil.copy(beside.folder / "allowed_signers", self.folder)
+            self.auth = beside.auth
+            self.auth.known_servers.entries += (KnownServer((name, f"unix:{self.folder}/sock"), server.public),)  # type: ignore[attr-defined]
         else:
             server, client = create_signing_key(self.folder / "key"), SigningKey.from_seed(os.urandom(32))
             self._write("allowed_signers", f"{PRINCIPAL} {client.public.openssh()}\n")
@@ -62,11 +82,11 @@ class Daemon:
             keys = 'key = "key"\nallowed_signers = "allowed_signers"'
         self._write("policy.toml", policy)
         # Bound, not listening: the port is ours, dialling it is refused, and a hub may bind it too.
-        self._ports = [_reserved_port() for _ in range(HUBS if transport == "dialin" else 0)]
+        self._ports = [_reserved_port() for _ in range(HUBS if transport == "dialin" and not hubs else 0)]
         self._free = [f"127.0.0.1:{port.getsockname()[1]}" for port in self._ports]
         self._rest = f'{keys}\npolicy = "policy.toml"\nstate = "state"\nname = "{name}"\nworkers = {workers}\n'
-        if self._free:
-            self._rest += f"dial = {json.dumps(self._free)}\n"
+        if hubs or self._free:
+            self._rest += f"dial = {json.dumps([*hubs, *self._free])}\n"
         self.address = "127.0.0.1:0" if transport == "tcp" else f"unix:{self.folder}/sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -101,6 +121,11 @@ class Daemon:
         os.close(lifeline)
         with os.fdopen(answer_read, encoding="utf-8") as pipe:
             self.address = json.loads(pipe.readline())["addresses"][0]
+
+    @property
+    def hub(self) -> str:
+        """An address that it dials, and that no kernel of `connect` listens on yet."""
+        return self._free[0]
 
     @property
     def pid(self) -> int:
@@ -158,6 +183,7 @@ class Daemon:
             stack.callback(self._free.append, hub)
             proxy = stack.enter_context(Proxy(kernel.listening[0], turned, port=int(hub.rpartition(":")[2])))
             stack.enter_context(kernel)
+            until(lambda: kernel.worker_count, "the server dials in")
             yield proxy, kernel
 
     def __enter__(self) -> Self:
@@ -194,6 +220,7 @@ class Gate:
     """A place where tasks wait for the test."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._started, self._go = str(folder / "started"), str(folder / "go")
         os.mkfifo(self._started)
         os.mkfifo(self._go)

@@ -23,8 +23,8 @@ EARLY = [1, 50, 300, 600, 900, 1200, 1500, 1800, 2100, 2500]
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_handshake_that_is_cut_anywhere_is_tried_again(daemon: Daemon, direction: str) -> None:
     """A cut is no refusal: the kernel goes on until it is let in."""
-    cuts = [(cut, None) if direction == "up" else (None, cut) for cut in (1, 700, 1500)]
-    with Proxy(daemon.address, cuts) as proxy, daemon.connect(proxy.address) as kernel:
+    cuts = [(cut, None) if direction == "up" else (None, cut) for cut in (1, 400, 700)]
+    with daemon.through(cuts) as (proxy, kernel):
         assert kernel.run(divmod, 7, 2) == (3, 1)
         assert proxy.count >= len(cuts)
 
@@ -40,7 +40,7 @@ def test_under_load_each_task_has_one_result_and_one_execution_whatever_is_cut(
         cut = dice.choice([*EARLY, 4000, 8000, 15_000, 30_000, 50_000]) + dice.randrange(200)
         cuts.append((cut, None) if dice.random() < 0.5 else (None, cut))
     path = tmp_path / "ran"
-    with Proxy(daemon.address, cuts) as proxy, daemon.connect(proxy.address) as kernel:
+    with daemon.through(cuts) as (proxy, kernel):
         futures = [kernel.submit(note, str(path), i) for i in range(750)]
         proxy.cut()
         futures += [kernel.submit(note, str(path), i) for i in range(750, 1500)]
@@ -67,7 +67,7 @@ def test_a_running_task_outlives_the_line_and_its_result_is_fetched(
     daemon_of, way: str, gate: Gate, tmp_path: Path
 ) -> None:
     daemon = daemon_of(way)
-    with Proxy(daemon.address) as proxy, daemon.connect(proxy.address) as kernel:
+    with daemon.through() as (proxy, kernel):
         held = gate.hold(kernel, "same")
         gate.wait()
         proxy.cut()

@@ -13,6 +13,7 @@ from secfarm.farm.schedule import Schedule, Seat
 from secfarm.task.payload import Priority
 from secfarm.task.program import NameProgram, make_program
 
+SERVERS = [("key", "a"), ("key", "b")]
 SHORT = make_program(NameProgram("operator:add"))
 OTHER = make_program(NameProgram("operator:mul"))
 
@@ -33,6 +34,7 @@ class Machine(RuleBasedStateMachine):
         self.schedule = Schedule()
         self.seats: list[Seat] = []
         self.waiting: list[Submission] = []
+        self.kept: list[Submission] = []
         self.at: dict[bytes, tuple[Seat, Submission]] = {}
         self.finished: set[bytes] = set()
 
@@ -62,7 +64,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.at)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 1e-3, 0.5, 30.0, float("nan"), -1.0]))
     def finish(self, data, seconds: float) -> None:
-        task_id = data.draw(st.sampled_from(sorted(self.at)))
+        task_id = data.draw(st.sampled_from(list(self.at)))
         seat, one = self.at.pop(task_id)
         assert self.schedule.finish(seat, task_id, seconds) is one
         assert self.schedule.finish(seat, task_id, seconds) is None
@@ -76,14 +78,41 @@ class Machine(RuleBasedStateMachine):
         assert {one.task_id for one in held} == {task_id for task_id, (at, _) in self.at.items() if at is seat}
         for one in held:
             del self.at[one.task_id]
-        self.schedule.put_back(held)
-        self.waiting += held
+        if data.draw(st.booleans()):
+            self.schedule.keep(data.draw(st.sampled_from(SERVERS)), held)
+            self.kept += held
+        else:
+            self.schedule.put_back(held)
+            self.waiting += held
 
-    @precondition(lambda self: self.waiting)
+    @precondition(lambda self: self.kept)
+    @rule(identity=st.sampled_from(SERVERS), limit=st.integers(1, 20))
+    def come_back(self, identity: tuple[str, str], limit: int) -> None:
+        """A server gets what it had, as far as it has room; the rest is for all."""
+        seat = self.schedule.join(1, limit)
+        self.seats.append(seat)
+        had = self.schedule.kept(identity)
+        given = self.schedule.give(seat, had)
+        assert given == had[:limit]
+        for one in had:
+            self.kept.remove(one)
+        self.waiting += had[limit:]
+        self.at |= {one.task_id: (seat, one) for one in given}
+
+    @precondition(lambda self: self.kept)
+    @rule(identity=st.sampled_from(SERVERS))
+    def give_up(self, identity: tuple[str, str]) -> None:
+        had = self.schedule.kept(identity)
+        self.schedule.put_back(had)
+        self.waiting += had
+        for one in had:
+            self.kept.remove(one)
+
+    @precondition(lambda self: self.waiting or self.kept)
     @rule(data=st.data())
     def withdraw(self, data) -> None:
-        one = data.draw(st.sampled_from(self.waiting))
-        self.waiting.remove(one)
+        one = data.draw(st.sampled_from(self.waiting + self.kept))
+        (self.waiting if one in self.waiting else self.kept).remove(one)
         assert self.schedule.withdraw(one)
         assert not self.schedule.withdraw(one)
 
@@ -136,6 +165,22 @@ def test_tasks_that_are_put_back_come_first_and_in_order() -> None:
     assert assigned(schedule) == tasks[:2]
     schedule.put_back(schedule.leave(seat))
     assert schedule.waiting == tasks
+
+
+def test_what_is_kept_for_a_server_waits_for_it_and_can_be_withdrawn() -> None:
+    schedule = Schedule()
+    seat = schedule.join(3, 100)
+    tasks = [submission() for _ in range(3)]
+    for one in tasks:
+        schedule.add(one)
+    assigned(schedule)
+    schedule.keep(SERVERS[0], schedule.leave(seat))
+    other = schedule.join(3, 100)
+    assert not assigned(schedule), "another server gets none of it"
+    assert schedule.withdraw_all(lambda one: one is tasks[1]) == [tasks[1]]
+    assert schedule.kept(SERVERS[1]) == []
+    assert schedule.give(other, schedule.kept(SERVERS[0])) == [tasks[0], tasks[2]]
+    assert schedule.kept(SERVERS[0]) == []
 
 
 def test_a_server_without_workers_gets_nothing() -> None:
