@@ -107,7 +107,8 @@ def load_server_config(
     policy = reader.file("policy")
     if policy is None:
         raise root.fault("policy", "policy is missing: without one nobody may do anything")
-    listen, dial = _addresses(root, "listen", listening=True), dial or _addresses(root, "dial")
+    listen, hubs = _addresses(root, "listen", listening=True), _addresses(root, "dial")
+    dial = dial or hubs
     if not listen and not dial:
         listen = (parse_address(DEFAULT_LISTEN),)
     config = ServerConfig(

@@ -19,17 +19,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 
 from secfarm.disk.credentials import client_credentials
-from secfarm.errors import AuthError, ConfigError, KernelCreationError, KernelError, ValueTransferError
+from secfarm.errors import ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
+from secfarm.farm.connect import connect, parse_addresses
 from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
-from secfarm.farm.hub import Hub
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.payload import Kill, Priority, Running
-from secfarm.wire.address import Address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from secfarm.auth.base import Auth
-    from secfarm.disk.credentials import ClientCredentials
+    from secfarm.farm.connect import Given
+    from secfarm.farm.hub import Hub
     from secfarm.sign.keys import SigningKey
     from secfarm.task.program import Program
 
@@ -70,12 +70,12 @@ class Kernel(concurrent.futures.Executor):
 
     def __init__(
         self,
-        addresses: str | tuple[str, int] | Iterable[str | tuple[str, int]] = (),
+        addresses: Given = (),
         *,
         auth: Auth | None = None,
         key: SigningKey | str | os.PathLike[str] | None = None,
         name: str = "secfarm",
-        listen: str | tuple[str, int] | Iterable[str | tuple[str, int]] | None = None,
+        listen: Given | None = None,
         connect_timeout_s: float | None = None,
         delivery: Delivery = "at-least-once",
     ) -> None:
@@ -96,7 +96,7 @@ class Kernel(concurrent.futures.Executor):
         """
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f'delivery is "at-least-once" or "at-most-once", not {delivery!r}')
-        parsed, listening = _addresses(addresses), _addresses(listen or (), listening=True)
+        parsed, listening = parse_addresses(addresses), parse_addresses(listen or (), listening=True)
         try:
             credentials = client_credentials(auth, key, os.environ)
         except ConfigError as error:
@@ -118,37 +118,13 @@ class Kernel(concurrent.futures.Executor):
         self._dispatch = Dispatch(background_loop(), at_most_once=delivery == "at-most-once")
         self._hub: Hub | None = None
         try:
-            run_in_background(self._open(parsed, listening, credentials, connect_timeout_s))
+            self._hub = run_in_background(
+                connect(self._dispatch, parsed, listening, credentials, name, connect_timeout_s)
+            )
         except BaseException:
             self.shutdown(wait=False)
             raise
         _not_ended.add(self)
-
-    async def _open(
-        self,
-        addresses: tuple[Address, ...],
-        listening: tuple[Address, ...],
-        own: ClientCredentials,
-        timeout_s: float | None,
-    ) -> None:
-        dispatch = self._dispatch
-        if listening:
-            self._hub = Hub(dispatch, own.auth, own.signer)
-            self._hub.open(listening)
-            if not addresses and timeout_s is not None:
-                await self._hub.first(timeout_s)
-        await dispatch.open(addresses, own.auth, own.signer, self.name)
-        joined = [link.joined for link in dispatch.links]
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.gather(*joined)
-        except TimeoutError as error:
-            missing = [link for link in dispatch.links if link.welcome is None]
-            reasons = "; ".join(f"{link.address}: {link.last_error or 'no answer'}" for link in missing)
-            raise KernelCreationError(f"not every server answered within {timeout_s:g} s: {reasons}") from error
-        except (AuthError, ConfigError) as error:
-            refused = next(link for link in dispatch.links if link.last_error is error)
-            raise KernelCreationError(f"no session with {refused.address}: {error}") from error
 
     # --- submitting -----------------------------------------------------------------------------------------------
 
@@ -463,12 +439,12 @@ class KernelView:
 
 
 def make_kernel(
-    addresses: str | tuple[str, int] | Iterable[str | tuple[str, int]] = (),
+    addresses: Given = (),
     *,
     auth: Auth | None = None,
     key: SigningKey | str | os.PathLike[str] | None = None,
     name: str = "secfarm",
-    listen: str | tuple[str, int] | Iterable[str | tuple[str, int]] | None = None,
+    listen: Given | None = None,
     connect_timeout_s: float | None = None,
     delivery: Delivery = "at-least-once",
 ) -> Kernel:
@@ -482,17 +458,6 @@ def make_kernel(
         connect_timeout_s=connect_timeout_s,
         delivery=delivery,
     )
-
-
-def _addresses(
-    given: str | tuple[str, int] | Iterable[str | tuple[str, int]], *, listening: bool = False
-) -> tuple[Address, ...]:
-    if isinstance(given, str):
-        return (parse_address(given, listening=listening),)
-    listed = list(given)
-    if len(listed) == 2 and isinstance(listed[0], str) and isinstance(listed[1], int):  # noqa: PLR2004 - (host, port)
-        return (parse_address((listed[0], listed[1]), listening=listening),)
-    return tuple(parse_address(cast("str | tuple[str, int]", one), listening=listening) for one in listed)
 
 
 def _captured(task: object) -> tuple[Program, bytes | None]:

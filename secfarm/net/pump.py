@@ -192,7 +192,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner (asyncio's callback)."""
-        error = self._error or exc
+        # After the peer's goodbye it is no error that it does not wait for our last words.
+        parted = self._session is not None and self._session.goodbye is not None
+        error = self._error or (None if parted else exc)
         if not self.ready.done():
             lost = ConnectionResetError("the peer closed the connection before the session was ready")
             self.ready.set_exception(error or lost)

@@ -92,6 +92,34 @@ def test_json_and_quiet_change_what_is_said_when_ready(own: Site) -> None:
     assert server.close() == ("", "")
 
 
+def test_a_server_that_only_dials_listens_nowhere(own: Site, call: Secfarm, capsys: pytest.CaptureFixture[str]) -> None:
+    text = own.server_toml.read_text().replace('listen = ["127.0.0.1:0"]\n', "")
+    own.server_toml.write_text(text + 'dial = ["127.0.0.1:1"]\n')
+    record = json.loads(call("serve", "-c", own.server_toml, "--check", "--json").stdout)
+    assert (record["listen"], record["dial"]) == ([], ["127.0.0.1:1"])
+    own.server_toml.write_text(text)
+    hubs = ["--dial", "127.0.0.1:2", "--dial", "unix:/run/hub"]
+    done = call("serve", "-c", own.server_toml, "--check", *hubs)
+    assert "dial in to  127.0.0.1:2, unix:/run/hub\n" in done.stdout
+    assert "listen" not in done.stdout
+    assert call("serve", "-c", own.server_toml, "--check", "--dial", "127.0.0.1:0").returncode == ExitStatus.USAGE
+    server = Served(own, *hubs)
+    assert server.process.stdout is not None
+    assert server.first_line == "dialling in to 127.0.0.1:2\n"
+    assert server.process.stdout.readline() == "dialling in to unix:/run/hub\n"
+    server.process.send_signal(signal.SIGTERM)
+    _, err = server.close()
+    assert server.process.returncode == 0
+    assert "Traceback" not in err
+
+
+def test_with_dial_a_server_still_listens_where_it_is_told_to(own: Site) -> None:
+    server = Served(own, "--json", "--dial", "127.0.0.1:2")
+    record = json.loads(server.first_line)
+    assert (record["listening"], record["dialling"]) == ([server.address], ["127.0.0.1:2"])
+    server.close()
+
+
 def test_an_address_that_is_taken_is_an_error(own: Site, address: str, secfarm: Secfarm) -> None:
     done = secfarm("serve", "-c", own.server_toml, "--listen", address)
     assert done.returncode == ExitStatus.USAGE

@@ -75,6 +75,14 @@ def test_a_server_listens_on_loopback_unless_told_otherwise(home: Path) -> None:
     assert load_server_config(write(home, LEAST + 'dial = ["hub"]\n'), {}).listen == ()
 
 
+def test_hubs_that_are_named_at_start_come_before_those_of_the_file(home: Path) -> None:
+    hub = TcpAddress("other", 1)
+    config = load_server_config(write(home, LEAST + 'dial = ["hub"]\n'), {}, dial=(hub,))
+    assert (config.dial, config.listen) == ((hub,), ())
+    config = load_server_config(write(home, LEAST), {}, dial=(hub,))
+    assert (config.dial, config.listen) == ((hub,), ())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
