@@ -119,7 +119,7 @@ class _Ed25519Client(Mechanism):
         listed = ", ".join(key.key_id for key, _ in known) or "no key at all"
         raise AuthError(
             f"the server {self._address!a} showed {shown.key_id}; known_servers has {listed} for it. Nothing was sent "
-            f"to it. If its administrator confirms the key, add a line of its address and {shown.openssh()}"
+            f"to it. If its administrator confirms the key, add a line of that address, or name, and {shown.openssh()}"
         )
 
 

@@ -217,6 +217,17 @@ def test_before_the_proof_the_hub_takes_small_frames_only(kernel: Kernel, turned
     until(turned_away, "the hub noticed")
 
 
+def test_the_number_of_servers_that_dial_in_is_bounded(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stolen key opens no more sessions than that, and those that are here stay."""
+    monkeypatch.setattr("secfarm.farm.hub.MAX_SESSIONS", 1)
+    with Caller(address_of(kernel)) as first, Caller(address_of(kernel)) as second:
+        first.meet()
+        until(lambda: kernel.worker_count == 1, "it is in")
+        second.meet()  # its own part is done then
+        assert closed(second.socket)
+        assert kernel.worker_count == 1
+
+
 def test_silent_peers_cost_the_hub_little_for_a_short_time(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, turned_away: Callable[[], list[str]]
 ) -> None:
