@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -266,4 +268,6 @@ def test_a_server_that_was_told_to_end_dials_no_more() -> None:
         with daemon.connect() as kernel:
             end_server(daemon.address, auth=daemon.auth)
             assert kernel.run(divmod, 7, 2) == (3, 1), "sessions in progress go on"
+            with socket.create_server(("127.0.0.1", int(daemon.hub.partition(":")[2]))) as another:
+                assert not select.select([another], [], [], 2.5)[0], "over its longest pause"
         gone([daemon.pid])
