@@ -15,7 +15,7 @@ from secfarm.net.dial import BackOff, dial
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from secfarm.net.pump import Connection
+    from secfarm.net.stream import Stream
     from secfarm.wire.address import Address
 
 # Between two attempts: a user who starts a kernel is waiting. An attempt that nobody answers costs next to nothing.
@@ -32,7 +32,11 @@ class Dialler:
     """
 
     def __init__(
-        self, address: Address, make: Callable[[], Connection], turned_away: Callable[[str, Exception], None]
+        self,
+        address: Address,
+        make: Callable[[], Stream],
+        turned_away: Callable[[str, Exception], None],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin.
 
@@ -40,11 +44,13 @@ class Dialler:
             address: the hub's.
             make: returns the protocol object for one new connection.
             turned_away: told when hub and server did not believe each other, and why.
+            changed: called whenever `connected` has changed.
         """
         self.address = address
         self.connected = False
         self._make = make
         self._turned_away = turned_away
+        self._changed = changed
         self._last_error = ""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -59,6 +65,7 @@ class Dialler:
                 connection = await dial(self.address, self._make)
                 back_off.reset()
                 self.connected, self._last_error = True, ""
+                self._changed()
                 _log.info("dialled in to %s", self.address)
                 await asyncio.wait([connection.closed])
             except (OSError, SecfarmError) as error:
@@ -67,6 +74,7 @@ class Dialler:
                 _log.exception("an error inside secfarm ended a connection to %s", self.address)
             finally:
                 self.connected = False
+                self._changed()
             await back_off.pause()
 
     def _note(self, error: Exception) -> None:

@@ -14,16 +14,14 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from secfarm.daemon.server import Server
-from secfarm.disk.auditlog import AuditLog, SourceArchive
-from secfarm.disk.config import load_server_config, state_home
-from secfarm.disk.credentials import server_credentials
+from secfarm.daemon.make import loop_factory, make_server
+from secfarm.daemon.supervisor import supervise
+from secfarm.disk.config import load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.limits import DEFAULT_PORT
 from secfarm.wire.address import parse_address
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from secfarm.auth.base import Auth
+    from secfarm.daemon.server import Server
     from secfarm.disk.config import ServerConfig
     from secfarm.wire.address import Address
 
@@ -46,10 +45,10 @@ def serve(
     ready: Callable[[list[Address]], None] = lambda _: None,
     lifeline: int | None = None,
 ) -> None:
-    """Run a server in this process until it is ended.
+    """Run a server, each of its roles a process of its own, until it is ended.
 
     Args:
-        config: loaded; its files are read now.
+        config: of a file; the files that it names are read now.
         listen: instead of the configuration's addresses.
         ready: told the addresses once connections are accepted.
         lifeline: a descriptor at whose end of file the server ends at once: its owner is gone.
@@ -57,47 +56,22 @@ def serve(
     Raises:
         SecfarmError: a key, trust file, address or worker does not allow a start; nothing was served.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, listen, ready, lifeline))
+    default = [] if config.dial else [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
+    with asyncio.Runner() as runner:
+        runner.run(supervise(config, listen or config.listen or default, ready, lifeline))
 
 
-async def _serve(
-    config: ServerConfig, listen: Sequence[Address], ready: Callable[[list[Address]], None], lifeline: int | None
-) -> None:
-    server = _make(config, None, None)
+async def _serve_alone(config: ServerConfig, ready: Callable[[list[Address]], None], lifeline: int) -> None:
+    """Serve in this process alone, whose keys are thrown away."""
+    server = make_server(config, None, None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _Ender(server))
-    if lifeline is not None:
-        loop.add_reader(lifeline, server.stop)
-    default = [] if config.dial else [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
-    addresses = await server.start(listen or config.listen or default, config.dial)
+    loop.add_reader(lifeline, server.stop)
+    addresses = await server.start(config.listen, config.dial)
     gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
     await server.finished.wait()
-
-
-def _make(config: ServerConfig, auth: Auth | None, name: str | None) -> Server:
-    credentials = server_credentials(config, auth)
-    state = config.state or state_home(os.environ)
-    audit = AuditLog(config.audit or state / "audit.jsonl")
-    return Server(
-        name=name or config.name or socket.gethostname(),
-        auths=credentials.auths,
-        store=credentials.store,
-        policy=credentials.policy,
-        audit=audit,
-        archive=SourceArchive(state / "sources"),
-        workers=config.workers or os.cpu_count() or 1,
-    )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 class _Ender:
@@ -130,7 +104,7 @@ class BackgroundServer:
             SecfarmError: it does not start.
         """
         self.addresses: list[Address] = []
-        self._loop = _loop_factory()()
+        self._loop = loop_factory()()
         self._server: Server | None = None
         self._error: BaseException | None = None
         self._started = threading.Event()
@@ -153,7 +127,7 @@ class BackgroundServer:
             self._loop.close()
 
     async def _main(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
-        server = self._server = _make(config, auth, name)
+        server = self._server = make_server(config, auth, name)
         self.addresses = await server.start(listen, config.dial)
         self._started.set()
         await server.finished.wait()
@@ -215,11 +189,13 @@ def main(arguments: Sequence[str]) -> int:
             pipe.write(json.dumps(message) + "\n")
 
     try:
-        serve(
+        serving = _serve_alone(
             load_server_config(path, {}),
-            ready=lambda addresses: tell({"addresses": [str(address) for address in addresses]}),
-            lifeline=lifeline,
+            lambda addresses: tell({"addresses": [str(address) for address in addresses]}),
+            lifeline,
         )
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(serving)
     except SecfarmError as error:
         tell({"error": str(error)})
         return int(error.exit_status)

@@ -15,23 +15,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
-from secfarm.daemon.dialler import Dialler
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
-from secfarm.errors import AuthError, KernelError
+from secfarm.daemon.ways import GateWays, OwnWays, Ways
+from secfarm.errors import AuthError, KernelError, SecfarmError
 from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
-from secfarm.net.listen import Door, local_address, open_sockets
+from secfarm.net.listen import local_address, open_sockets
 from secfarm.net.pump import Connection
-from secfarm.net.tls import acceptor_context
 from secfarm.run.pool import WorkerPool
 from secfarm.wire.messages import NONCE_BYTES
 from secfarm.wire.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from secfarm.auth.base import Auth
     from secfarm.disk.auditlog import AuditLog, SourceArchive
+    from secfarm.disk.credentials import ServerCredentials
     from secfarm.task.outcome import Done
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
@@ -53,6 +53,7 @@ class Server:
         auths: Mapping[str, Auth],
         store: TrustStore,
         policy: Policy,
+        read_again: Callable[[], ServerCredentials],
         audit: AuditLog,
         archive: SourceArchive,
         workers: int,
@@ -69,12 +70,12 @@ class Server:
         self.refused = 0
         self.finished = asyncio.Event()
         self._auths = dict(auths)
+        self._read_again = read_again
         self._audit = audit
         self._archive = archive
         self._unrecorded: OSError | None = None
-        self._context, self._certificate = acceptor_context()
-        self._door = Door(self._context, self._connection, self._turned_away)
-        self._diallers: list[Dialler] = []
+        self._ways: Ways | None = None
+        self._dial: list[str] = []
         self.pool = WorkerPool(self.loop, workers)
         self._ending = False
         self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)
@@ -101,17 +102,31 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        for sock in sockets:
-            self._door.open(sock)
         opened = [local_address(sock) for sock in sockets]
-        self._diallers = [
-            Dialler(address, partial(self._connection, address), self._turned_away) for address in dict.fromkeys(dial)
-        ]
-        started: dict[str, AuditValue] = {"listen": [str(address) for address in opened], "workers": self.pool.size}
-        if self._diallers:
-            started["dial"] = [str(dialler.address) for dialler in self._diallers]
-        self.audit("started", started)
+        hubs = list(dict.fromkeys(dial))
+        self._started(OwnWays(self, sockets, hubs), map(str, opened), map(str, hubs))
         return opened
+
+    async def start_behind(self, listen: Iterable[str], dial: Iterable[str]) -> GateWays:
+        """Start with a gate for all ways in, which the caller attaches; the addresses are for the record.
+
+        Raises:
+            KernelError: worker processes do not start.
+        """
+        try:
+            await self.pool.ready()
+        except BaseException:
+            self.stop()
+            raise
+        ways = GateWays(self)
+        self._started(ways, listen, dial)
+        return ways
+
+    def _started(self, ways: Ways, listen: Iterable[str], dial: Iterable[str]) -> None:
+        self._ways = ways
+        self._dial = list(dial)
+        started: dict[str, AuditValue] = {"listen": list(listen), "workers": self.pool.size}
+        self.audit("started", started | ({"dial": self._dial} if self._dial else {}))
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
@@ -162,6 +177,20 @@ class Server:
         if task.session is not None:
             task.session.finished(task, done)
 
+    def reload(self) -> None:
+        """Read trust files, policy and keys again; what they no longer allow ends. If one is wrong nothing changes."""
+        try:
+            credentials = self._read_again()
+        except SecfarmError as error:
+            _log.error("nothing was reloaded: %s", error)
+            self.audit("not-reloaded", {"reason": str(error)})
+            return
+        self._auths = dict(credentials.auths)
+        self.store, self.policy = credentials.store, credentials.policy
+        self.audit("reloaded", {"grants": len(self.policy.grants)})
+        for session in list(self.sessions):
+            session.judge_again()
+
     def status(self) -> dict[str, object]:
         """Workers, sessions and queues."""
         return {
@@ -174,8 +203,8 @@ class Server:
             "tasks": len(self.tasks),
             "batches_verified": self.verified,
             "batches_refused": self.refused,
-            "dial": [str(dialler.address) for dialler in self._diallers],
-            "dialled": [str(dialler.address) for dialler in self._diallers if dialler.connected],
+            "dial": self._dial,
+            "dialled": [] if self._ways is None else self._ways.connected(),
         }
 
     # --- ends -----------------------------------------------------------------------------------------------------
@@ -203,9 +232,8 @@ class Server:
         self.finished.set()
 
     def _close_ways_in(self) -> None:
-        self._door.close()
-        for dialler in self._diallers:
-            dialler.close()
+        if self._ways is not None:
+            self._ways.close()
 
     def session_ended(self) -> None:
         """A session is gone; the last one of an ending server takes it along."""
@@ -215,26 +243,34 @@ class Server:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def _connection(self, dialled: Address | None = None) -> Connection:
-        """Return the protocol object for a client, or for the hub whose address we dialled."""
-        return Connection(partial(self._session, dialled), lambda connection: ServerSession(self, connection))
+    def connection(self, certificate: bytes, dialled: Address | None, channel: bytes | None = None) -> Connection:
+        """Return the protocol object for one connection.
 
-    def _session(self, dialled: Address | None, peer_certificate: bytes) -> Session:
+        Args:
+            certificate: what we showed, in DER, if the peer called.
+            dialled: the hub's address, if we did.
+            channel: the peer's certificate, where TLS ended before this process.
+        """
+        make = partial(self._session, certificate, dialled)
+        return Connection(make, lambda connection: ServerSession(self, connection), channel)
+
+    def turned_away(self, source: str, error: Exception) -> None:
+        """Write down who did not get in."""
+        self.audit("turned-away", {"source": source, "reason": str(error)})
+
+    def _session(self, certificate: bytes, dialled: Address | None, peer_certificate: bytes) -> Session:
         return Session(
             end=End.ACCEPTOR if dialled is None else End.INITIATOR,
             side=Side.SERVER,
             auths=self._auths,
             nonce=os.urandom(NONCE_BYTES),
-            certificate=self._certificate if dialled is None else peer_certificate,
+            certificate=certificate if dialled is None else peer_certificate,
             address="" if dialled is None else str(dialled),
             # Who has not proven a name hears none, the welcome says it; but a hub looks our key up by it.
             name="" if dialled is None else self.name,
             python_version="",
             clock=self.clock,
         )
-
-    def _turned_away(self, source: str, error: Exception) -> None:
-        self.audit("turned-away", {"source": source, "reason": str(error)})
 
     def _expire(self) -> None:
         self.tasks.expire(self.clock())

@@ -23,6 +23,7 @@ from secfarm.limits import (
     MAX_PENDING_VALUES_BYTES,
 )
 from secfarm.run.crew import Work
+from secfarm.sign.sshsig import TASK_NAMESPACE
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status
 from secfarm.trust.policy import Isolation, Limits
@@ -47,6 +48,7 @@ from secfarm.wire.session import Established
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from secfarm.auth.base import Peer
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
     from secfarm.run.crew import Crew
@@ -87,6 +89,7 @@ class ServerSession:
         self._heard_s = server.loop.time()
         self._flush_scheduled = False
         self._unanswered: Ping | None = None  # the last one that came while the client did not read
+        self._peer: Peer | None = None
         self.principal = ""
         self.draining = False
 
@@ -132,6 +135,7 @@ class ServerSession:
 
     def _establish(self, event: Established) -> None:
         server, session = self._server, self._connection.session
+        self._peer = event.peer
         self.principal = event.peer.principal
         grant = server.policy.grant_for(self.principal)
         server.admit(self)
@@ -143,6 +147,24 @@ class ServerSession:
         welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
         self._connection.send(welcome)
         server.audit("session", self._who() | {"mechanism": event.peer.mechanism, "key": event.peer.key_id})
+
+    def judge_again(self) -> None:
+        """The trust files or the policy have changed: go on by the new ones, or end."""
+        if self._trust is None or self._peer is None:
+            return
+        server, peer = self._server, self._peer
+        self._trust.store, self._trust.policy = server.store, server.policy
+        grant = server.policy.grant_for(self.principal)
+        self._limits = grant.limits
+        try:
+            if peer.key_id:
+                server.store.principal_of(peer.key_id, namespace=TASK_NAMESPACE, now_s=server.clock())
+            if not grant.may:
+                raise PolicyError(f"no grant of the policy names {self.principal!r} any more")
+        except SecfarmError as error:
+            server.audit("revoked", self._who() | {"reason": str(error)})
+            self._end()
+            self._connection.fail(error)
 
     def _who(self) -> dict[str, AuditValue]:
         return {"principal": self.principal, "session": self._connection.session.session_id}

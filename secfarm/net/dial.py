@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S
@@ -15,7 +15,7 @@ from secfarm.wire.address import UnixAddress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from secfarm.net.pump import Connection
+    from secfarm.net.stream import Stream
     from secfarm.wire.address import Address
 
 _FIRST_PAUSE_S: Final = 0.05
@@ -41,7 +41,10 @@ class BackOff:
         self._pause_s = min(2 * self._pause_s, self._longest_s)
 
 
-async def dial(address: Address, make: Callable[[], Connection]) -> Connection:
+S = TypeVar("S", bound="Stream")
+
+
+async def dial(address: Address, make: Callable[[], S]) -> S:
     """Return a connection to `address` whose session is ready.
 
     Raises:

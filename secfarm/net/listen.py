@@ -7,6 +7,7 @@ own, so a silent client keeps nobody else waiting. Who fills the door is turned 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
-    from secfarm.net.pump import Connection
+    from secfarm.net.stream import Stream
 
 
 def open_sockets(addresses: Iterable[Address]) -> list[socket.socket]:
@@ -110,7 +111,12 @@ class Door:
     """Accepts on several sockets and hands each connection over once its session is ready."""
 
     def __init__(
-        self, context: ssl.SSLContext, make: Callable[[], Connection], log: Callable[[str, Exception], None]
+        self,
+        context: ssl.SSLContext,
+        make: Callable[[], Stream],
+        log: Callable[[str, Exception], None],
+        *,
+        patience_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
         """Prepare; `open` starts.
 
@@ -118,8 +124,10 @@ class Door:
             context: TLS, acceptor's.
             make: returns the protocol object for one new connection.
             log: told where a connection came from and why it did not become a session.
+            patience_s: from accept to a proven name.
         """
         self._context = context
+        self._patience_s = patience_s
         self._make = make
         self._log = log
         self._sockets: list[socket.socket] = []
@@ -139,7 +147,8 @@ class Door:
             task.cancel()
         for sock in self._sockets:
             if sock.family == socket.AF_UNIX:
-                Path(sock.getsockname()).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a gate may not touch files
+                    Path(sock.getsockname()).unlink(missing_ok=True)
             sock.close()
         self._sockets.clear()
 
@@ -152,7 +161,7 @@ class Door:
                 self._log("accept", error)
                 await asyncio.sleep(0.05)
                 continue
-            source = _source(peer)
+            source = source_of(peer)
             if not self._penalties.is_open(source, loop.time()):
                 peer.close()
                 continue
@@ -176,13 +185,13 @@ class Door:
             _check_uid(peer)
             if peer.family != socket.AF_UNIX:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            async with asyncio.timeout(self._patience_s):
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: connection, peer, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
                 )
                 await asyncio.shield(connection.ready)
         except TimeoutError:
-            error = ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed")
+            error = ProtocolError(f"no proof within {self._patience_s:g} s; the connection was closed")
             self._failed(source, error)
             connection.fail(error)
             connection.abort_soon()
@@ -199,7 +208,7 @@ class Door:
                 del self._waiting[source]
 
 
-def _source(peer: socket.socket) -> str:
+def source_of(peer: socket.socket) -> str:
     """The name under which connections from one place are counted."""
     if peer.family == socket.AF_UNIX:
         return f"uid {_peer_uid(peer)}"

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from secfarm.errors import ProtocolError, SecfarmError
+from secfarm.net.stream import Stream
 from secfarm.wire.blobs import chunks
 from secfarm.wire.messages import Goodbyes
 from secfarm.wire.session import Established, Session
@@ -40,18 +41,25 @@ class Listener(Protocol):
         """The connection is gone, once, whether or not it was ever ready."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Stream):
     """One session over one transport."""
 
-    def __init__(self, make_session: Callable[[bytes], Session], owner: Callable[[Connection], Listener]) -> None:
+    def __init__(
+        self,
+        make_session: Callable[[bytes], Session],
+        owner: Callable[[Connection], Listener],
+        certificate: bytes | None = None,
+    ) -> None:
         """Prepare the protocol object.
 
         Args:
             make_session: given the peer's certificate (DER, empty for an acceptor), returns the session.
             owner: given this connection, returns whom it reports to.
+            certificate: the peer's, where TLS ends before this process; None: the transport speaks TLS itself.
         """
+        super().__init__()
         self._make_session = make_session
-        self._loop = asyncio.get_running_loop()
+        self._certificate = certificate
         self._transport: asyncio.Transport | None = None
         self._listener = owner(self)
         self._session: Session | None = None
@@ -59,9 +67,6 @@ class Connection(asyncio.Protocol):
         self.writable = True
         self._values: deque[Iterator[Chunk]] = deque()
         self._error: Exception | None = None
-        self.closed: asyncio.Future[None] = self._loop.create_future()
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may have no reader
 
     @property
     def session(self) -> Session:
@@ -83,8 +88,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the session (asyncio's callback, after the TLS handshake)."""
         self._transport = cast("asyncio.Transport", transport)
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        self._session = self._make_session(tls.getpeercert(binary_form=True) or b"")
+        certificate = self._certificate
+        if certificate is None:
+            tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+            certificate = tls.getpeercert(binary_form=True) or b""
+        self._session = self._make_session(certificate)
         self._session.start()
         self._flush()
 

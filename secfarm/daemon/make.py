@@ -1,0 +1,49 @@
+"""From a configuration to a server in this process, and the event loop that it lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, cast
+
+from secfarm.daemon.server import Server
+from secfarm.disk.auditlog import AuditLog, SourceArchive
+from secfarm.disk.config import state_home
+from secfarm.disk.credentials import server_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from secfarm.auth.base import Auth
+    from secfarm.disk.config import ServerConfig
+
+
+def make_server(config: ServerConfig, auth: Auth | None, name: str | None) -> Server:
+    """Return a server that is not started.
+
+    Raises:
+        SecfarmError: a key or trust file does not allow one.
+    """
+    credentials = server_credentials(config, auth)
+    state = config.state or state_home(os.environ)
+    audit = AuditLog(config.audit or state / "audit.jsonl")
+    return Server(
+        name=name or config.name or socket.gethostname(),
+        auths=credentials.auths,
+        store=credentials.store,
+        policy=credentials.policy,
+        read_again=lambda: server_credentials(config, auth),
+        audit=audit,
+        archive=SourceArchive(state / "sources"),
+        workers=config.workers or os.cpu_count() or 1,
+    )
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
