@@ -30,7 +30,6 @@ from secfarm.daemon.passage import (
     encode,
 )
 from secfarm.errors import AuthError
-from secfarm.limits import HANDSHAKE_TIMEOUT_S
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
 from secfarm.net.relay import Relay
@@ -67,8 +66,7 @@ class Gate:
         listen = decode_listen(packet)
         context, certificate = acceptor_context()
         # The keeper's own deadline comes first: it has a word to say.
-        patience_s = HANDSHAKE_TIMEOUT_S + _MARGIN_S
-        self._door = Door(context, self._relay, self._turned_away, patience_s=patience_s)
+        self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S)
         for fd in descriptors:
             sock = socket.socket(fileno=fd)
             sock.settimeout(0)

@@ -116,7 +116,7 @@ class Door:
         make: Callable[[], Stream],
         log: Callable[[str, Exception], None],
         *,
-        patience_s: float = HANDSHAKE_TIMEOUT_S,
+        margin_s: float = 0.0,
     ) -> None:
         """Prepare; `open` starts.
 
@@ -124,10 +124,10 @@ class Door:
             context: TLS, acceptor's.
             make: returns the protocol object for one new connection.
             log: told where a connection came from and why it did not become a session.
-            patience_s: from accept to a proven name.
+            margin_s: what a connection may stay longer, because somebody else turns it away at the usual time.
         """
         self._context = context
-        self._patience_s = patience_s
+        self._margin_s = margin_s
         self._make = make
         self._log = log
         self._sockets: list[socket.socket] = []
@@ -185,13 +185,13 @@ class Door:
             _check_uid(peer)
             if peer.family != socket.AF_UNIX:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S + self._margin_s):
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: connection, peer, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
                 )
                 await asyncio.shield(connection.ready)
         except TimeoutError:
-            error = ProtocolError(f"no proof within {self._patience_s:g} s; the connection was closed")
+            error = ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed")
             self._failed(source, error)
             connection.fail(error)
             connection.abort_soon()

@@ -1,6 +1,6 @@
-"""Roles: the processes of a server. Each is a fresh exec of this Python with no environment and a declared table of
-descriptors, which it checks when it starts: that keeps keys and open files of one role out of another.
+"""Roles: the processes of a server, each a fresh exec of this Python with a declared table of descriptors.
 
+It has no environment, and checks its descriptors when it starts: that keeps keys and files of one role out of another.
 `spawn` is the only way in which one is started.
 """
 

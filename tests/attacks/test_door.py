@@ -43,7 +43,7 @@ def test_a_silent_client_stops_nobody(site: Site, serving: Serving) -> None:
     after_hello.flush()
     with silent, after_tls, after_hello, client(serving, site) as ada:
         assert ada.run("builtins:abs", -1) == 1
-        assert serving.call(serving.server._door._waiting.total) == 3
+        assert serving.call(serving.server._ways._door._waiting.total) == 3
 
 
 @pytest.mark.usefixtures("hasty")
@@ -58,7 +58,7 @@ def test_who_proves_nothing_in_time_is_closed_at_every_stage(site: Site, serving
         assert closed(after_tls.socket)
         assert closed(after_hello.socket)  # read past its session, which would answer
     serving.until(lambda: len(site.events("turned-away")) == 3)
-    assert serving.call(serving.server._door._waiting.total) == 0
+    assert serving.call(serving.server._ways._door._waiting.total) == 0
 
 
 @pytest.mark.usefixtures("hasty")
@@ -100,7 +100,7 @@ def test_a_crowd_from_one_source_is_cut_off_and_others_are_served(
 ) -> None:
     crowd += [connect(serving.address, "127.0.0.9") for _ in range(3 * listen.MAX_UNAUTHENTICATED_PER_SOURCE)]
     serving.until(lambda: len(site.events("turned-away")) == 2 * listen.MAX_UNAUTHENTICATED_PER_SOURCE)
-    assert serving.call(serving.server._door._waiting.total) == listen.MAX_UNAUTHENTICATED_PER_SOURCE
+    assert serving.call(serving.server._ways._door._waiting.total) == listen.MAX_UNAUTHENTICATED_PER_SOURCE
     with client(serving, site) as ada:
         assert ada.run("builtins:abs", -1) == 1
 
@@ -111,7 +111,7 @@ def test_a_crowd_from_everywhere_is_bounded_and_sessions_live_on(
     with client(serving, site) as ada:
         crowd += [connect(serving.address) for _ in range(2 * listen.MAX_UNAUTHENTICATED)]
         serving.until(lambda: len(site.events("turned-away")) == listen.MAX_UNAUTHENTICATED)
-        assert serving.call(serving.server._door._waiting.total) == listen.MAX_UNAUTHENTICATED
+        assert serving.call(serving.server._ways._door._waiting.total) == listen.MAX_UNAUTHENTICATED
         assert ada.run("builtins:abs", -1) == 1
         ada.send(Ping(7))
         while Pong(7) not in ada.heard:

@@ -19,7 +19,7 @@ from typing import Final, Self
 from secfarm.auth.base import Auth, End, Side
 from secfarm.auth.ed25519 import Ed25519AuthClient
 from secfarm.auth.shared_secret import SharedSecretAuth
-from secfarm.daemon.process import _make
+from secfarm.daemon.make import make_server
 from secfarm.daemon.server import Server
 from secfarm.disk.config import load_server_config
 from secfarm.disk.keyfile import create_secret, create_signing_key
@@ -144,7 +144,7 @@ class Serving:
 
     async def _main(self) -> None:
         config = load_server_config(self.site.folder / "config.toml", {})
-        self.server = _make(config, None, None)
+        self.server = make_server(config, None, None)
         self.addresses = await self.server.start(config.listen, config.dial)
         self._started.set()
         await self.server.finished.wait()
