@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     )
     from secfarm.farm.sorting import psort
     from secfarm.sign.keys import PublicKey, SigningKey
+    from secfarm.task.progress import progress
 
     __version__: str
 
@@ -215,6 +216,7 @@ __all__ = [
     "premove",
     "premove_if",
     "premove_if_not",
+    "progress",
     "promise",
     "psome",
     "psort",
@@ -309,6 +311,7 @@ _HOMES: Final = {
     ),
     "secfarm.farm.sorting": ("psort",),
     "secfarm.sign.keys": ("PublicKey", "SigningKey"),
+    "secfarm.task.progress": ("progress",),
 }
 
 # A type checker sees the imports above instead; a __getattr__ would make every misspelt name an `object` to it.

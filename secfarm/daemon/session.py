@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from secfarm.daemon.live import LiveBuffer
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
@@ -20,9 +21,11 @@ from secfarm.limits import (
     INLINE_BYTES,
     MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
+    MAX_OUTPUT_CHARS,
     MAX_PENDING_VALUES_BYTES,
 )
 from secfarm.run.crew import Work
+from secfarm.run.hearing import Hearing
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status
 from secfarm.trust.policy import Isolation, Limits
@@ -50,12 +53,12 @@ if TYPE_CHECKING:
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
     from secfarm.run.crew import Crew
+    from secfarm.task.outcome import Printed, Progressed
     from secfarm.task.payload import Call
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
     from secfarm.wire.messages import Message
 
-_OUTPUT_BYTES: Final = 1 << 20  # of one task: a message holds it in any encoding, with an ordinary result beside it
 _MAX_UNREAD: Final = 100_000  # outcomes; a client that goes on so long without acknowledging is not ours
 _KILLED: Final = ErrorRecord("killed", "the task was killed on request")
 
@@ -81,6 +84,7 @@ class ServerSession:
         self._awaiting: defaultdict[Blob, deque[_Value]] = defaultdict(deque)
         self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
         self._finished: list[tuple[Task, Done]] = []  # not yet told
+        self._live = LiveBuffer()
         self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
         self._unread_bytes = 0  # results that the client has not acknowledged
         self._acknowledged = 0
@@ -232,11 +236,15 @@ class ServerSession:
             call.timeout_s,
             call.memory_bytes,
             limits.cpu_s,
-            _OUTPUT_BYTES if limits.output_bytes is None else min(limits.output_bytes, _OUTPUT_BYTES),
+            MAX_OUTPUT_CHARS if limits.output_bytes is None else min(limits.output_bytes, MAX_OUTPUT_CHARS),
             call.broadcast,
             call.spread,
             call.dry_run,
+            call.live_output,
+            call.live_progress,
         )
+        if call.live_output or call.live_progress:
+            work.hearing = Hearing(lambda report: _tell_live(task, report), work.output_bytes)
         self._fill(task, work, "arguments", arguments)
         if values is not None:
             self._fill(task, work, "values", values)
@@ -315,6 +323,11 @@ class ServerSession:
         self._finished.append((task, done))
         self._flush_soon()
 
+    def heard(self, task: Task, report: Printed | Progressed) -> None:
+        """Tell the client, who asked for it, what a running task tells."""
+        self._live.add(task.task_id, report)
+        self._flush_soon()
+
     def _tell_at_once(self, task_id: bytes, error: SecfarmError) -> None:
         task = Task(self.principal, task_id, self)
         self._finished.append((task, Done(0, None, _refusal(error), 0.0, 0.0)))
@@ -329,6 +342,8 @@ class ServerSession:
         self._flush_scheduled = False
         if not self._connection.session.ready or not self._connection.writable:
             return  # on_writable comes back to it
+        for message in self._live.take():
+            self._connection.send(message)
         outcomes: list[Outcome] = []
         large: list[tuple[Blob, bytes]] = []
         size = 0
@@ -445,6 +460,11 @@ class ServerSession:
         crew.close_when_idle()
 
 
+def _tell_live(task: Task, report: Printed | Progressed) -> None:
+    if task.session is not None:  # else nobody is there to hear it; the outcome holds the output
+        task.session.heard(task, report)
+
+
 def _refusal(error: SecfarmError) -> ErrorRecord:
     """What the client may hear of a refusal: one word. The audit record holds the reason."""
     return ErrorRecord(error.public, f"the server {error.public} it")
@@ -456,5 +476,5 @@ def _all_of(dones: list[Done]) -> Done:
     if failed is not None:
         return failed
     value = msgspec.msgpack.encode([done.value for done in dones])
-    output = "".join(done.output for done in dones)[:_OUTPUT_BYTES]
+    output = "".join(done.output for done in dones)[:MAX_OUTPUT_CHARS]
     return Done(0, value, None, min(done.started_s for done in dones), max(done.ended_s for done in dones), output)

@@ -15,7 +15,9 @@ import msgspec
 
 from secfarm.errors import ConnectionLostError, ProtocolError, SecfarmError, TaskKilledError
 from secfarm.farm.failure import error_of
+from secfarm.farm.future import LiveFuture
 from secfarm.farm.link import Link
+from secfarm.farm.live import Callbacks, hear
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
 from secfarm.task.payload import Cancel
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order
     from secfarm.wire.address import Address
-    from secfarm.wire.messages import Outcome
+    from secfarm.wire.messages import Outcome, Output, Progress
 
 
 class Dispatch:
@@ -46,6 +48,7 @@ class Dispatch:
         self._pumping = False
         self._running: list[asyncio.Task[None]] = []
         self._broadcasts: list[Submission] = []  # done once; every server that comes later gets them first
+        self._callbacks = Callbacks()
         self._outstanding = 0
         self._idle = asyncio.Event()
         self._orders: set[asyncio.Task[object]] = set()  # the loop itself holds its tasks weakly
@@ -79,6 +82,7 @@ class Dispatch:
         for link in self.links:
             link.close()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self._callbacks.close()
 
     async def until_idle(self) -> None:
         """Return once every task that was submitted is done."""
@@ -173,8 +177,15 @@ class Dispatch:
         self._schedule.put_back(again)
         self.pump_soon()
 
+    def hear(self, link: Link, message: Output | Progress) -> None:
+        """A server tells what a task does while it runs."""
+        submission = link.seat.held.get(message.task_id) if link.seat is not None else None
+        if submission is None:
+            raise ProtocolError("the server tells of a task that it was not given")
+        hear(self._callbacks, submission, message)
+
     def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None) -> None:
-        """A server has answered: the future gets its value or its error."""
+        """A server has answered: the future gets its value or its error, behind what its task told meanwhile."""
         submission = self._schedule.finish(seat, outcome.task_id, outcome.ended_s - outcome.started_s)
         if submission is None:
             raise ProtocolError("the server reports a task that it was not given")
@@ -188,6 +199,15 @@ class Dispatch:
                 future.withdrawn()
                 self._over()
                 return
+        settle = partial(self._settle, submission, outcome, value, link.server_name)
+        if isinstance(future, LiveFuture):
+            future.output = outcome.output or "".join(future.heard)  # a task that was killed reports nothing
+            self._callbacks.call(self.loop.call_soon_threadsafe, settle)
+        else:
+            settle()
+
+    def _settle(self, submission: Submission, outcome: Outcome, value: bytes | None, server: str) -> None:
+        future = submission.future
         result: object = None
         try:
             if value is not None:
@@ -198,7 +218,7 @@ class Dispatch:
         if outcome.error is not None:
             if submission.spread and isinstance(result, list):
                 future.before = result
-            self._fail(submission, error_of(outcome.error, link.server_name))
+            self._fail(submission, error_of(outcome.error, server))
             return
         if not future.cancelled():
             future.set_result(result)

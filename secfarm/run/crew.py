@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from secfarm.run.hearing import Hearing
     from secfarm.run.pool import WorkerPool
     from secfarm.run.process import WorkerProcess
     from secfarm.task.outcome import Done, ErrorRecord
@@ -40,6 +41,9 @@ class Work:
     broadcast: bool = False
     spread: bool = False
     dry_run: bool = False
+    live_output: bool = False
+    live_progress: bool = False
+    hearing: Hearing | None = None  # of what it tells while it runs, when it is to
     number: int = 0
     began_s: float = 0.0
     carried_text: bool = False

@@ -6,11 +6,11 @@ key and knows no peer. Whatever a task does here, it does to this process only; 
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import resource
 import sys
+import threading
 import time
 import traceback
 from types import CoroutineType, GeneratorType
@@ -21,7 +21,8 @@ import msgspec
 from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
 from secfarm.run.compiler import Prepared
-from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
+from secfarm.run.output import Output
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_report
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.program import decode_program
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from secfarm.task.payload import ProgramText
 
-_NEVER_PRINTED: Final = ""
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
@@ -41,15 +41,16 @@ _UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        """Begin with nothing; `write` takes the frames of what calls report while they run."""
+        self._output = Output(write)
         self._programs: dict[bytes, Prepared] = {}
         self._texts: dict[bytes, ProgramText] = {}  # of programs that could not be prepared so far
         self._inherited: dict[str, object] = {}
 
     def run(self, call: Run) -> Done:
         """Run one call to its end and say what became of it; never raises, whatever the task does."""
-        output = _Output(call.output_bytes)
-        sys.stdout = sys.stderr = output
+        self._output.begin(call)
         _limit(call)
         started_s = time.time()
         value, error = None, None
@@ -58,7 +59,7 @@ class Worker:
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _bounded(_record(call, raised))
             value = _before(raised)
-        return Done(call.number, value, error, started_s, time.time(), output.text())
+        return Done(call.number, value, error, started_s, time.time(), self._output.end())
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
@@ -186,32 +187,6 @@ def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:
     return asyncio.run(coroutine)
 
 
-class _Output(io.TextIOBase):
-    """What a task prints, up to a number of characters; the rest is counted, not kept."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: list[str] = []
-        self._length = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        room = self._limit - self._length
-        if room > 0:
-            self._kept.append(text[:room])
-        self._length += len(text)
-        return len(text)
-
-    def text(self) -> str:
-        if not self._kept:
-            return _NEVER_PRINTED
-        dropped = self._length - self._limit
-        kept = "".join(self._kept).encode("utf-8", "replace").decode()
-        return f"{kept}\n[{dropped} more characters were printed and dropped]" if dropped > 0 else kept
-
-
 def _values(encoded: bytes) -> list[object]:
     values = codec.decode(encoded)
     if not isinstance(values, list):
@@ -250,19 +225,28 @@ def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:
     return body
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+class _Pipe:
+    """The writing end of the results pipe, which the threads of a task share with us."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.RLock()
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._lock:
+            while view:
+                view = view[os.write(self._fd, view) :]
 
 
 def main(requests_fd: int, results_fd: int) -> None:
     """Serve until the daemon closes the request pipe or ends this process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
-    run: Callable[[Run], Done] = Worker().run
-    _write(results_fd, encode_done(Done(0, b"", None, 0.0, 0.0)))
+    write = _Pipe(results_fd).write
+    run: Callable[[Run], Done] = Worker(write).run
+    write(encode_report(Done(0, b"", None, 0.0, 0.0)))
     while (body := _read_frame(requests_fd)) is not None:
-        _write(results_fd, encode_done(run(decode_run(body))))
+        write(encode_report(run(decode_run(body))))
 
 
 if __name__ == "__main__":

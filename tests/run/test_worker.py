@@ -334,7 +334,7 @@ def test_a_program_is_compiled_once_however_often_it_runs(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     program = capture(lambda x: x + 1).program
-    worker = Worker()
+    worker = Worker(lambda _: None)
     for number in range(5):
         text = program.wire if number == 0 else None
         done = worker.run(Run(number, program.key, codec.encode_call((number,), {}), None, text))
