@@ -6,6 +6,7 @@ key and knows no peer. Whatever a task does here, it does to this process only; 
 
 from __future__ import annotations
 
+import opcode
 import os
 import platform
 import resource
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
-_UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+# Threads reserve addresses that they never touch, 64 MiB each; what counts is what is allocated.
+_RESERVED_BYTES: Final = 1 << 29
+_RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
 
 class Worker:
@@ -51,7 +54,7 @@ class Worker:
     def run(self, call: Run) -> Done:
         """Run one call to its end and say what became of it; never raises, whatever the task does."""
         self._output.begin(call)
-        _limit(call)
+        _limit_processor(call.cpu_s)
         started_s = time.time()
         value, error = None, None
         try:
@@ -84,6 +87,8 @@ class Worker:
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
         try:
+            if call.memory_bytes is not None:
+                _limit_memory(call.memory_bytes)
             result = function(*args, **kwargs)
             if isinstance(result, GeneratorType):
                 result = list(result)
@@ -91,6 +96,9 @@ class Worker:
                 result = _run_coroutine(result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
+        finally:
+            if call.memory_bytes is not None:
+                _limit_memory(None)  # decoders and encoders in C die where memory runs out
         if call.broadcast:
             self._inherited.update(prepared.defined())
         return result
@@ -128,7 +136,7 @@ class _TaskRaisedError(Exception):
 def _record(call: Run, error: BaseException) -> ErrorRecord:
     """Return what the client hears of an error."""
     cause = error.cause if isinstance(error, _TaskRaisedError) else error
-    if isinstance(cause, MemoryError) and call.memory_bytes is not None:
+    if call.memory_bytes is not None and isinstance(error, _TaskRaisedError) and _has_run_out(error):
         report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
         return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
     if isinstance(error, _TaskRaisedError):
@@ -143,6 +151,19 @@ def _record(call: Run, error: BaseException) -> ErrorRecord:
     # Importing or compiling what the task names failed before it was called.
     report = "".join(traceback.format_exception_only(error)).strip()
     return ErrorRecord("raised", report, report, type(error).__qualname__)
+
+
+def _has_run_out(error: _TaskRaisedError) -> bool:
+    """Whether an allocation failed, rather than a `raise` of the user's own text."""
+    if not isinstance(error.cause, MemoryError):
+        return False
+    innermost = error.cause.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None:
+        return True
+    code = innermost.tb_frame.f_code
+    return code.co_filename not in error.prepared.files or code.co_code[innermost.tb_lasti] != _RAISE
 
 
 def _bounded(record: ErrorRecord) -> ErrorRecord:
@@ -194,18 +215,28 @@ def _values(encoded: bytes) -> list[object]:
     return values
 
 
-def _limit(call: Run) -> None:
-    """Set the soft limits of this call in place of the last one's; the hard ones stay the process's own."""
-    if call.memory_bytes is None:
-        resource.setrlimit(resource.RLIMIT_AS, _UNLIMITED)
-    else:
-        used = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) * resource.getpagesize()  # noqa: SIM115, PTH123
-        resource.setrlimit(resource.RLIMIT_AS, (used + call.memory_bytes, resource.RLIM_INFINITY))
-    if call.cpu_s is None:
-        resource.setrlimit(resource.RLIMIT_CPU, _UNLIMITED)
-    else:
-        spent = time.process_time()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + call.cpu_s) + 1, resource.RLIM_INFINITY))
+def _limit_memory(memory_bytes: int | None) -> None:
+    """Set how much more may be allocated from now on; None takes the limit away."""
+    allocated = addresses = resource.RLIM_INFINITY
+    if memory_bytes is not None:
+        pages = open("/proc/self/statm", encoding="ascii").read().split()  # noqa: SIM115, PTH123
+        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + _RESERVED_BYTES
+        allocated = int(pages[5]) * resource.getpagesize() + memory_bytes
+    _set_limit(resource.RLIMIT_DATA, allocated)
+    _set_limit(resource.RLIMIT_AS, addresses)
+
+
+def _limit_processor(cpu_s: float | None) -> None:
+    """Set how much processor time this process may use from now on; None takes the limit away."""
+    limit = resource.RLIM_INFINITY if cpu_s is None else int(time.process_time() + cpu_s) + 1
+    _set_limit(resource.RLIMIT_CPU, limit)
+
+
+def _set_limit(kind: int, limit: int) -> None:
+    """Set a soft limit, where the hard one allows it; else that one holds."""
+    _, hard = resource.getrlimit(kind)
+    is_above = hard != resource.RLIM_INFINITY and (limit == resource.RLIM_INFINITY or limit > hard)
+    resource.setrlimit(kind, (hard if is_above else limit, hard))
 
 
 def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:

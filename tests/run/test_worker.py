@@ -330,7 +330,7 @@ def test_a_program_is_compiled_once_however_often_it_runs(monkeypatch: pytest.Mo
             super().__init__(program)
 
     monkeypatch.setattr("secfarm.run.worker.Prepared", Counted)
-    monkeypatch.setattr("secfarm.run.worker._limit", lambda call: None)  # the limits are this process's own
+    monkeypatch.setattr("secfarm.run.worker._limit_processor", lambda cpu_s: None)  # the limits are this process's own
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     program = capture(lambda x: x + 1).program
