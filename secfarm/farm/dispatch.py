@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -20,10 +20,10 @@ from secfarm.farm.link import Link
 from secfarm.farm.live import Callbacks, hear
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
-from secfarm.task.payload import Cancel
+from secfarm.task.payload import Cancel, TakeBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from secfarm.task.payload import Order
     from secfarm.wire.address import Address
     from secfarm.wire.messages import Outcome, Output, Progress
+
+_STALLED_S: Final = 0.03  # without an answer, while another server has free workers: above what is sent ahead
 
 
 class Dispatch:
@@ -50,6 +52,7 @@ class Dispatch:
         self._broadcasts: list[Submission] = []  # done once; every server that comes later gets them first
         self._callbacks = Callbacks()
         self._outstanding = 0
+        self._stall_check: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._orders: set[asyncio.Task[object]] = set()  # the loop itself holds its tasks weakly
 
@@ -126,6 +129,37 @@ class Dispatch:
         self._pumping = False
         for seat, submissions in self._schedule.assign():
             self._seats[seat].submit(submissions)
+        if self._stall_check is None and (blocked := self._schedule.blocked()):
+            self._stall_check = self.loop.call_later(_STALLED_S, self._unblock, blocked)
+
+    def _unblock(self, before: dict[Seat, int]) -> None:
+        """Take back what waits at servers that have not answered anything since `before`, for those that are free."""
+        self._stall_check = None
+        for seat, answers in self._schedule.blocked().items():
+            if before.get(seat) == answers and not seat.stalled:
+                seat.stalled = True
+                self._order(self._take_back(seat, self._seats[seat]))
+        self.pump_soon()
+
+    async def _take_back(self, seat: Seat, link: Link) -> None:
+        make = partial(TakeBack, task_ids=tuple(seat.held))
+        given_back = cast("list[bytes]", await link.order(make, list[bytes]))
+        again: list[Submission] = []
+        for submission in self._schedule.take_back(seat, given_back):
+            if submission.verdict is None:
+                again.append(submission)
+            else:  # it was to be cancelled, and that is what it is now
+                if not submission.verdict.done():
+                    submission.verdict.set_result(True)
+                submission.future.withdrawn()
+                self._over()
+        self._schedule.put_back(again)
+        self.pump_soon()
+
+    def _order(self, coroutine: Coroutine[object, object, object]) -> None:
+        order = self.loop.create_task(coroutine)
+        self._orders.add(order)
+        order.add_done_callback(self._ordered)
 
     def join(self, link: Link, workers: int, max_tasks: int) -> None:
         """A server has welcomed us: give the link its seat."""
@@ -261,14 +295,12 @@ class Dispatch:
         for seat, link in self._seats.items():
             held = tuple(task_id for task_id in seat.held if task_id.hex() in task_ids)
             if held:
-                order = self.loop.create_task(link.order(partial(Cancel, task_ids=held), list[bytes]))
-                self._orders.add(order)
-                order.add_done_callback(self._ordered)
+                self._order(link.order(partial(Cancel, task_ids=held), list[bytes]))
 
     def _ordered(self, order: asyncio.Task[object]) -> None:
         self._orders.discard(order)
         if not order.cancelled():
-            order.exception()  # the session broke: its tasks run once more, and nobody asks for their results
+            order.exception()  # the session broke: its tasks are given out again
 
     def withdraw_waiting(self) -> list[Submission]:
         """Forget the tasks that no server has, and return them."""

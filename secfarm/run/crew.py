@@ -136,13 +136,17 @@ class Crew:
         self._drop_waiting(work)
         return False
 
-    def withdraw(self, work: Work) -> bool:
-        """Take `work` back and return True, unless it has begun."""
+    def withdraw(self, works: set[Work]) -> set[Work]:
+        """Take back these calls, and return those that had not begun."""
         for worker in self.workers:
-            if work in worker.queue:
+            if not works.isdisjoint(worker.queue):
                 self._pool.take_back(worker)
-        self._drop_waiting(work)
-        return not self.runs(work)
+        for queue in self.waiting:
+            kept = [work for work in queue if work not in works]
+            queue.clear()
+            queue.extend(kept)
+        self._pool.pump(self)
+        return works.difference(*(worker.queue for worker in self.workers))
 
     def _drop_waiting(self, work: Work) -> None:
         """Forget `work` if it waits; those that were taken back with it start again."""

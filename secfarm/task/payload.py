@@ -86,7 +86,13 @@ class Running(Order, frozen=True, tag=4):
     """The category that each worker runs for this session now (lparallel's task-categories-running)."""
 
 
-AnyOrder: TypeAlias = Cancel | Kill | EndServer | Status | Running
+class TakeBack(Order, frozen=True, tag=5):
+    """Give back those of these tasks of this session that have not begun: another server is free for them."""
+
+    task_ids: tuple[bytes, ...]
+
+
+AnyOrder: TypeAlias = Cancel | Kill | EndServer | Status | Running | TakeBack
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
