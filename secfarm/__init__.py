@@ -117,7 +117,9 @@ if TYPE_CHECKING:
         psome,
     )
     from secfarm.farm.sorting import psort
+    from secfarm.farm.timeout import Timeout, cancel_timeout, submit_timeout
     from secfarm.sign.keys import PublicKey, SigningKey
+    from secfarm.task.progress import progress
 
     __version__: str
 
@@ -158,6 +160,7 @@ __all__ = [
     "TaskKilledError",
     "TaskRefusedError",
     "TaskTimeoutError",
+    "Timeout",
     "TrustFileError",
     "UndefinedNodeError",
     "UntrustedKeyError",
@@ -166,6 +169,7 @@ __all__ = [
     "WorkerLostError",
     "WrongAudienceError",
     "broadcast_task",
+    "cancel_timeout",
     "chain",
     "check_kernel",
     "current_kernel",
@@ -215,6 +219,7 @@ __all__ = [
     "premove",
     "premove_if",
     "premove_if_not",
+    "progress",
     "promise",
     "psome",
     "psort",
@@ -224,6 +229,7 @@ __all__ = [
     "start_local_servers",
     "start_server",
     "submit_task",
+    "submit_timeout",
     "task_categories_running",
     "task_category",
     "task_from_source",
@@ -308,7 +314,9 @@ _HOMES: Final = {
         "psome",
     ),
     "secfarm.farm.sorting": ("psort",),
+    "secfarm.farm.timeout": ("Timeout", "cancel_timeout", "submit_timeout"),
     "secfarm.sign.keys": ("PublicKey", "SigningKey"),
+    "secfarm.task.progress": ("progress",),
 }
 
 # A type checker sees the imports above instead; a __getattr__ would make every misspelt name an `object` to it.

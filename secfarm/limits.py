@@ -17,6 +17,7 @@ MAX_PENDING_VALUES_BYTES: Final = 2 << 30  # announced and not yet complete, per
 # --- batches ------------------------------------------------------------------------------------------------------
 MAX_BATCH_CALLS: Final = 512
 MAX_BATCH_BYTES: Final = 1 << 20  # the batcher stops adding calls here; one call alone may reach INLINE_BYTES more
+MAX_CATEGORY_CHARS: Final = 128
 MAX_PROGRAM_BYTES: Final = 1 << 20
 MAX_PROGRAMS_PER_SESSION: Final = 10_000
 MAX_OUTSTANDING_TASKS: Final = 20_000  # default of policy's `tasks`
@@ -24,6 +25,10 @@ MAX_OUTSTANDING_TASKS: Final = 20_000  # default of policy's `tasks`
 # --- values -------------------------------------------------------------------------------------------------------
 MAX_DEPTH: Final = 100  # nesting of a value; far under the interpreter's recursion limit
 MAX_ERROR_TEXT_BYTES: Final = 64 << 10  # a remote traceback
+
+# --- output -------------------------------------------------------------------------------------------------------
+MAX_OUTPUT_CHARS: Final = 1 << 20  # of one task; a message holds it in any encoding, with an ordinary result beside it
+MAX_LIVE_CHARS: Final = 2 * MAX_OUTPUT_CHARS  # the same while it runs, as a client bounds it: room for notes
 
 # --- time ---------------------------------------------------------------------------------------------------------
 HANDSHAKE_TIMEOUT_S: Final = 5.0  # from accept to a proven name, whatever trickles in meanwhile

@@ -52,7 +52,7 @@ ONLY_IN: Final = {
     "ssl": frozenset({"net"}),
     "click": frozenset({"cli"}),
 }
-RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "fellow", "pipe", "preflight"})
+RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "fellow", "output", "pipe", "preflight"})
 WORKER: Final = frozenset({"errors.py", "limits.py", *(f"run/{name}.py" for name in RUN_IN_WORKER)})
 NOT_IN_WORKER: Final = frozenset({"nacl", "cryptography", "asyncio", "ssl", "socket", "cffi"})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TextIO
 
 import click
 
@@ -21,6 +22,7 @@ from secfarm.errors import InvalidTaskError, ValueTransferError
 from secfarm.farm.deftask import task_from_source
 from secfarm.farm.kernel import Kernel
 from secfarm.farm.launcher import local_kernel
+from secfarm.farm.progress_line import ProgressLine
 
 _NEGATIVE: Final = re.compile(r"-[.\d]")
 _MARK: Final = "\0"  # no argument of a process can hold it
@@ -101,27 +103,50 @@ def _run(
     output: Output, kernel: Kernel, task: Callable[..., object], arguments: list[object], timeout_s: float | None
 ) -> None:
     start_s = time.monotonic()
-    future = kernel.options(timeout_s=timeout_s).submit(task, *arguments)
+    show = _Show(output)
+    line = ProgressLine("task") if not (output.json or output.quiet) else None
+    view = kernel.options(
+        timeout_s=timeout_s, on_output=show, on_progress=line.reached if line is not None and line.is_shown else None
+    )
+    future = view.submit(task, *arguments)
     try:
         value = future.result()
     except BaseException:
         if not future.done():
             future.cancel()  # an interrupt: the task is killed there
-        write(sys.stderr if output.json else sys.stdout, _ended(printable(future.output)))
         raise
+    finally:
+        if line is not None:
+            line.close()
+        show.end()
     shown = _shown(value)
     if output.json:
         took_s = round(time.monotonic() - start_s, 6)
         record = {"task_id": future.task_id, "result": _json_value(value), "repr": shown, "output": future.output}
         output.answer(record | {"seconds": took_s})
     else:
-        write(sys.stdout, _ended(printable(future.output)))
         write(sys.stdout, f"{printable(value if isinstance(value, str) else shown)}\n")
 
 
-def _ended(text: str) -> str:
-    """Return `text` with its last line ended: what follows begins on a line of its own."""
-    return text if not text or text.endswith("\n") else f"{text}\n"
+class _Show:
+    """Shows what the task prints, while it runs, on the stream that it meant; with --json that is stderr."""
+
+    def __init__(self, output: Output) -> None:
+        self._streams = {"stdout": sys.stderr if output.json else sys.stdout, "stderr": sys.stderr}
+        self._unended: dict[str, TextIO] = {}
+
+    def __call__(self, stream: str, text: str) -> None:
+        """Write `text`, as kernels tell it; when nobody reads any more it goes nowhere."""
+        with contextlib.suppress(click.exceptions.Exit):
+            write(self._streams[stream], printable(text))
+        self._unended.pop(stream, None)
+        if not text.endswith("\n"):
+            self._unended[stream] = self._streams[stream]
+
+    def end(self) -> None:
+        """End the last lines: what follows begins on a line of its own."""
+        for stream in self._unended.values():
+            write(stream, "\n")
 
 
 def _shown(value: object) -> str:

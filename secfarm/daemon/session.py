@@ -7,12 +7,13 @@ for the client to come back; when the client says goodbye, everything of it is e
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from secfarm.daemon.arrivals import Arrivals, Value
+from secfarm.daemon.live import LiveBuffer
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
@@ -20,15 +21,17 @@ from secfarm.limits import (
     INLINE_BYTES,
     MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
+    MAX_OUTPUT_CHARS,
     MAX_PENDING_VALUES_BYTES,
 )
 from secfarm.run.crew import Work
+from secfarm.run.hearing import Hearing
 from secfarm.sign.sshsig import TASK_NAMESPACE
 from secfarm.task.outcome import Done, ErrorRecord
-from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status
+from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status, TakeBack
 from secfarm.trust.policy import Isolation, Limits
 from secfarm.trust.verify import SessionTrust, VerifiedBatch, verify_batch
-from secfarm.wire.blobs import BlobInbox, blob_of
+from secfarm.wire.blobs import blob_of
 from secfarm.wire.messages import (
     Chunk,
     Goodbye,
@@ -46,28 +49,18 @@ from secfarm.wire.messages import (
 from secfarm.wire.session import Established
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from secfarm.auth.base import Peer
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
     from secfarm.run.crew import Crew
+    from secfarm.task.outcome import Printed, Progressed
     from secfarm.task.payload import Call
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
     from secfarm.wire.messages import Message
 
-_OUTPUT_BYTES: Final = 1 << 20  # of one task: a message holds it in any encoding, with an ordinary result beside it
 _MAX_UNREAD: Final = 100_000  # outcomes; a client that goes on so long without acknowledging is not ours
 _KILLED: Final = ErrorRecord("killed", "the task was killed on request")
-
-
-@dataclass(slots=True)
-class _Value:
-    """An encoded value of a batch: here already, or announced, with what is to be done when it has come."""
-
-    here: bytes | Blob
-    waiting: list[Callable[[bytes], None]] = field(default_factory=list)
 
 
 class ServerSession:
@@ -79,10 +72,10 @@ class ServerSession:
         self._trust: SessionTrust | None = None
         self._crew: Crew | None = None
         self._limits = Limits()
-        self._blobs = BlobInbox()
-        self._awaiting: defaultdict[Blob, deque[_Value]] = defaultdict(deque)
+        self._arrivals = Arrivals()
         self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
         self._finished: list[tuple[Task, Done]] = []  # not yet told
+        self._live = LiveBuffer()
         self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
         self._unread_bytes = 0  # results that the client has not acknowledged
         self._acknowledged = 0
@@ -104,7 +97,7 @@ class ServerSession:
             case Received():
                 self._acknowledge(message.count)
             case Chunk():
-                self._chunk(message)
+                self._arrivals.take(message)
             case Established():
                 self._establish(message)
             case Ping() if self._connection.writable:
@@ -185,18 +178,18 @@ class ServerSession:
             raise
         server.verified += 1
         self._record(batch)
-        values = [_Value(value) for value in batch.values]
+        values = [Value(value) for value in batch.values]
         for call in batch.calls:
-            arguments = _Value(call.arguments)
+            arguments = Value(call.arguments)
             shared = values[call.values] if call.values >= 0 else None
             if not self.draining:  # without an outcome the client takes them elsewhere
                 self._accept(call, self._trust.programs[call.program], arguments, shared, self._crew)
-            self._expect(arguments)
+            self._arrivals.expect(arguments)
         for refused in batch.refused_calls:
             self._tell_at_once(refused.task_id, refused.error)
-            self._expect(_Value(refused.arguments))
+            self._arrivals.expect(Value(refused.arguments))
         for value in values:
-            self._expect(value)
+            self._arrivals.expect(value)
         for unfollowed in batch.refused_orders:
             self._connection.send(OrderResult(unfollowed.request_id, _refusal(unfollowed.error)))
         self._crew.pump()
@@ -225,7 +218,7 @@ class ServerSession:
             record["refused"] = [f"{name}: {error.code}: {error}" for name, error in refused]
         self._server.record(record, batch.programs)
 
-    def _accept(self, call: Call, program: Program, arguments: _Value, values: _Value | None, crew: Crew) -> None:
+    def _accept(self, call: Call, program: Program, arguments: Value, values: Value | None, crew: Crew) -> None:
         table = self._server.tasks
         known = table.find(self.principal, call.task_id)
         if known is not None and self._adopt(known):
@@ -254,18 +247,22 @@ class ServerSession:
             call.timeout_s,
             call.memory_bytes,
             limits.cpu_s,
-            _OUTPUT_BYTES if limits.output_bytes is None else min(limits.output_bytes, _OUTPUT_BYTES),
+            MAX_OUTPUT_CHARS if limits.output_bytes is None else min(limits.output_bytes, MAX_OUTPUT_CHARS),
             call.broadcast,
             call.spread,
             call.dry_run,
+            call.live_output,
+            call.live_progress,
         )
+        if call.live_output or call.live_progress:
+            work.hearing = Hearing(lambda report: _tell_live(task, report), work.output_bytes)
         self._fill(task, work, "arguments", arguments)
         if values is not None:
             self._fill(task, work, "values", values)
         if not task.missing:
             self._start(task)
 
-    def _fill(self, task: Task, work: Work, name: str, value: _Value) -> None:
+    def _fill(self, task: Task, work: Work, name: str, value: Value) -> None:
         """Set a field of `work` now, or when its chunks have come: the task starts with the last of them."""
         if not isinstance(value.here, Blob):
             setattr(work, name, value.here)
@@ -281,12 +278,6 @@ class ServerSession:
         value.waiting.append(arrived)
         task.missing += 1
 
-    def _expect(self, value: _Value) -> None:
-        """Let the chunks of a value in that stands in a verified batch, whoever still waits for it."""
-        if isinstance(value.here, Blob):
-            self._blobs.announce(value.here)
-            self._awaiting[value.here].append(value)
-
     def _start(self, task: Task) -> None:
         if task.crew is None or task.work is None or task.done is not None:
             return
@@ -294,17 +285,6 @@ class ServerSession:
             task.crew.broadcast(task.work, lambda dones: self._server.finish(task, _all_of(dones)))
         else:
             task.crew.submit(task.work)
-
-    def _chunk(self, chunk: Chunk) -> None:
-        complete = self._blobs.add(chunk)
-        if complete is None:
-            return
-        blob, whole = complete
-        queue = self._awaiting[blob]
-        for arrived in queue.popleft().waiting:
-            arrived(whole)
-        if not queue:
-            del self._awaiting[blob]
 
     def _adopt(self, task: Task) -> bool:
         """The client asks again for a task that we know: answer it, or tell it when it is done.
@@ -316,9 +296,8 @@ class ServerSession:
             return True
         if task.session is not None:
             task.session._tasks.discard(task)  # noqa: SLF001 - another of ours
-        if task.done is None and task.crew is not None and task.work is not None and task.crew.withdraw(task.work):
-            task.crew = task.session = None
-            self._server.tasks.forget(task)
+        if task.done is None and task.crew is not None and task.work is not None and task.crew.withdraw({task.work}):
+            self._drop(task)
             return False
         self._server.tasks.adopt(task)
         task.session = self
@@ -337,6 +316,11 @@ class ServerSession:
         self._finished.append((task, done))
         self._flush_soon()
 
+    def heard(self, task: Task, report: Printed | Progressed) -> None:
+        """Tell the client, who asked for it, what a running task tells."""
+        self._live.add(task.task_id, report)
+        self._flush_soon()
+
     def _tell_at_once(self, task_id: bytes, error: SecfarmError) -> None:
         task = Task(self.principal, task_id, self)
         self._finished.append((task, Done(0, None, _refusal(error), 0.0, 0.0)))
@@ -351,6 +335,8 @@ class ServerSession:
         self._flush_scheduled = False
         if not self._connection.session.ready or not self._connection.writable:
             return  # on_writable comes back to it
+        for message in self._live.take():
+            self._connection.send(message)
         outcomes: list[Outcome] = []
         large: list[tuple[Blob, bytes]] = []
         size = 0
@@ -407,6 +393,8 @@ class ServerSession:
                 answer = self._server.status()
             case Running():
                 answer = crew.categories()
+            case TakeBack():
+                answer = self._give_back(order.task_ids, crew)
         self._connection.send(OrderResult(order.request_id, None, msgspec.msgpack.encode(answer)))
 
     def _cancel(self, task_id: bytes) -> bool:
@@ -416,6 +404,20 @@ class ServerSession:
         if not task.crew.cancel(task.work, _KILLED):
             self._server.finish(task, Done(0, None, _KILLED, 0.0, 0.0))
         return True
+
+    def _give_back(self, task_ids: tuple[bytes, ...], crew: Crew) -> list[bytes]:
+        found = [self._server.tasks.find(self.principal, task_id) for task_id in task_ids]
+        own = {task.work: task for task in found if task is not None and task.crew is crew and task in self._tasks}
+        given_back = [own[work] for work in crew.withdraw({work for work in own if work is not None})]
+        for task in given_back:
+            self._drop(task)
+        return [task.task_id for task in given_back]
+
+    def _drop(self, task: Task) -> None:
+        """Forget a task that was taken out of its crew: it is to begin elsewhere."""
+        self._tasks.discard(task)
+        task.crew = task.session = None
+        self._server.tasks.forget(task)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
@@ -467,6 +469,11 @@ class ServerSession:
         crew.close_when_idle()
 
 
+def _tell_live(task: Task, report: Printed | Progressed) -> None:
+    if task.session is not None:  # else nobody is there to hear it; the outcome holds the output
+        task.session.heard(task, report)
+
+
 def _refusal(error: SecfarmError) -> ErrorRecord:
     """What the client may hear of a refusal: one word. The audit record holds the reason."""
     return ErrorRecord(error.public, f"the server {error.public} it")
@@ -478,5 +485,5 @@ def _all_of(dones: list[Done]) -> Done:
     if failed is not None:
         return failed
     value = msgspec.msgpack.encode([done.value for done in dones])
-    output = "".join(done.output for done in dones)[:_OUTPUT_BYTES]
+    output = "".join(done.output for done in dones)[:MAX_OUTPUT_CHARS]
     return Done(0, value, None, min(done.started_s for done in dones), max(done.ended_s for done in dones), output)

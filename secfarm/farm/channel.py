@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from secfarm.farm.current import check_kernel
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from secfarm.farm.kernel import Kernel
+
+T = TypeVar("T")
 
 
 class Channel:
@@ -34,17 +36,22 @@ class Channel:
 
     def submit(self, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
         """Send a task; its result comes out of `receive` when it is done."""
+        self.expect(lambda: self.kernel.submit(task, *args, **kwargs))
+
+    def expect(self, begin: Callable[[], concurrent.futures.Future[T]]) -> concurrent.futures.Future[T]:
+        """Call `begin` when there is room, and let what its future holds come out of `receive` when it is done."""
         if self._room is not None:
             self._room.acquire()
         try:
-            future = self.kernel.submit(task, *args, **kwargs)
+            future = begin()
         except BaseException:
             if self._room is not None:
                 self._room.release()
             raise
         with self._lock:
             self._outstanding += 1
-        future.add_done_callback(self._done.put)
+        future.add_done_callback(cast("Callable[[concurrent.futures.Future[T]], object]", self._done.put))
+        return future
 
     def receive(self) -> object:
         """Wait for the next result and return it; a task that failed raises here."""

@@ -9,19 +9,21 @@ import asyncio
 import contextlib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
 from secfarm.errors import ConnectionLostError, ProtocolError, SecfarmError, TaskKilledError
 from secfarm.farm.failure import error_of
+from secfarm.farm.future import LiveFuture
 from secfarm.farm.link import Link
+from secfarm.farm.live import Callbacks, hear
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
-from secfarm.task.payload import Cancel
+from secfarm.task.payload import Cancel, TakeBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order
     from secfarm.wire.address import Address
-    from secfarm.wire.messages import Outcome
+    from secfarm.wire.messages import Outcome, Output, Progress
+
+_STALLED_S: Final = 0.03  # without an answer, while another server has free workers: above what is sent ahead
 
 _RETURN_S: Final = 3.0  # a server whose line broke has this long to come back for the tasks that it may be running
 
@@ -49,7 +53,9 @@ class Dispatch:
         self._pumping = False
         self._running: list[asyncio.Task[None]] = []
         self._broadcasts: list[Submission] = []  # done once; every server that comes later gets them first
+        self._callbacks = Callbacks()
         self._outstanding = 0
+        self._stall_check: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._orders: set[asyncio.Task[object]] = set()  # the loop itself holds its tasks weakly
 
@@ -82,6 +88,7 @@ class Dispatch:
         for link in self.links:
             link.close()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self._callbacks.close()
 
     async def until_idle(self) -> None:
         """Return once every task that was submitted is done."""
@@ -125,6 +132,37 @@ class Dispatch:
         self._pumping = False
         for seat, submissions in self._schedule.assign():
             self._seats[seat].submit(submissions)
+        if self._stall_check is None and (blocked := self._schedule.blocked()):
+            self._stall_check = self.loop.call_later(_STALLED_S, self._unblock, blocked)
+
+    def _unblock(self, before: dict[Seat, int]) -> None:
+        """Take back what waits at servers that have not answered anything since `before`, for those that are free."""
+        self._stall_check = None
+        for seat, answers in self._schedule.blocked().items():
+            if before.get(seat) == answers and not seat.stalled:
+                seat.stalled = True
+                self._order(self._take_back(seat, self._seats[seat]))
+        self.pump_soon()
+
+    async def _take_back(self, seat: Seat, link: Link) -> None:
+        make = partial(TakeBack, task_ids=tuple(seat.held))
+        given_back = cast("list[bytes]", await link.order(make, list[bytes]))
+        again: list[Submission] = []
+        for submission in self._schedule.take_back(seat, given_back):
+            if submission.verdict is None:
+                again.append(submission)
+            else:  # it was to be cancelled, and that is what it is now
+                if not submission.verdict.done():
+                    submission.verdict.set_result(True)
+                submission.future.withdrawn()
+                self._over()
+        self._schedule.put_back(again)
+        self.pump_soon()
+
+    def _order(self, coroutine: Coroutine[object, object, object]) -> None:
+        order = self.loop.create_task(coroutine)
+        self._orders.add(order)
+        order.add_done_callback(self._ordered)
 
     def join(self, link: Link, workers: int, max_tasks: int) -> None:
         """A server has welcomed us: give the link its seat."""
@@ -199,8 +237,15 @@ class Dispatch:
             self._schedule.put_back(self._schedule.kept(identity))
             self.pump_soon()
 
+    def hear(self, link: Link, message: Output | Progress) -> None:
+        """A server tells what a task does while it runs."""
+        submission = link.seat.held.get(message.task_id) if link.seat is not None else None
+        if submission is None:
+            raise ProtocolError("the server tells of a task that it was not given")
+        hear(self._callbacks, submission, message)
+
     def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None) -> None:
-        """A server has answered: the future gets its value or its error."""
+        """A server has answered: the future gets its value or its error, behind what its task told meanwhile."""
         submission = self._schedule.finish(seat, outcome.task_id, outcome.ended_s - outcome.started_s)
         if submission is None:
             raise ProtocolError("the server reports a task that it was not given")
@@ -214,6 +259,15 @@ class Dispatch:
                 future.withdrawn()
                 self._over()
                 return
+        settle = partial(self._settle, submission, outcome, value, link.server_name)
+        if isinstance(future, LiveFuture):
+            future.output = outcome.output or "".join(future.heard)  # a task that was killed reports nothing
+            self._callbacks.call(self.loop.call_soon_threadsafe, settle)
+        else:
+            settle()
+
+    def _settle(self, submission: Submission, outcome: Outcome, value: bytes | None, server: str) -> None:
+        future = submission.future
         result: object = None
         try:
             if value is not None:
@@ -224,7 +278,7 @@ class Dispatch:
         if outcome.error is not None:
             if submission.spread and isinstance(result, list):
                 future.before = result
-            self._fail(submission, error_of(outcome.error, link.server_name))
+            self._fail(submission, error_of(outcome.error, server))
             return
         if not future.cancelled():
             future.set_result(result)
@@ -267,14 +321,12 @@ class Dispatch:
         for seat, link in self._seats.items():
             held = tuple(task_id for task_id in seat.held if task_id.hex() in task_ids)
             if held:
-                order = self.loop.create_task(link.order(partial(Cancel, task_ids=held), list[bytes]))
-                self._orders.add(order)
-                order.add_done_callback(self._ordered)
+                self._order(link.order(partial(Cancel, task_ids=held), list[bytes]))
 
     def _ordered(self, order: asyncio.Task[object]) -> None:
         self._orders.discard(order)
         if not order.cancelled():
-            order.exception()  # the session broke: its tasks run once more, and nobody asks for their results
+            order.exception()  # the session broke: its tasks are given out again
 
     def withdraw_waiting(self) -> list[Submission]:
         """Forget the tasks that no server has, and return them."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import os
+import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from secfarm.errors import KernelError
+from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task.payload import Priority
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+in_callback: Final = threading.local()  # .here is set in the threads that call on_output and on_progress
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -26,12 +32,34 @@ class Options:
         timeout_s: the task's process is killed when it runs longer.
         category: the name that `kill_tasks` knows it by.
         memory_bytes: what it may allocate.
+        on_output: called with "stdout" or "stderr" and what the task has printed there, while it runs.
+        on_progress: called with the arguments of `secfarm.progress` inside the task.
+
+    Raises (on creation):
+        ValueError, TypeError: a setting is none that a server would take.
     """
 
     timeout_s: float | None = None
     category: str = "default"
     priority: Priority = Priority.DEFAULT
     memory_bytes: int | None = None
+    on_output: Callable[[str, str], object] | None = None
+    on_progress: Callable[[float, float, str], object] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.category, str):
+            raise TypeError(f"a category is a str, not {self.category!r}; nothing was sent")
+        if len(self.category) > MAX_CATEGORY_CHARS:
+            raise ValueError(f"a category has at most {MAX_CATEGORY_CHARS} characters; nothing was sent")
+        if self.timeout_s is not None and not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s is a number above 0, not {self.timeout_s!r}; nothing was sent")
+        if self.memory_bytes is not None and self.memory_bytes not in range(1, 2**63):
+            raise ValueError(f"memory_bytes is a whole number above 0, not {self.memory_bytes!r}; nothing was sent")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something is to be heard of the task while it runs."""
+        return self.on_output is not None or self.on_progress is not None
 
 
 class Future(concurrent.futures.Future[T]):
@@ -40,9 +68,11 @@ class Future(concurrent.futures.Future[T]):
     Attributes:
         task_id: hexadecimal; the same in the server's audit log.
         output: what the task printed, known when it is done.
+        progress: the arguments of the last `secfarm.progress` that came; None where `on_progress` was not asked for.
     """
 
     output: str = ""
+    progress: tuple[float, float, str] | None = None
     before: Sequence[object] = ()  # of a spread task that failed: the results that stand before the failing item
 
     def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
@@ -95,6 +125,36 @@ class Future(concurrent.futures.Future[T]):
         return f"<secfarm.Future {self.task_id} of {self._name}: {state}>"
 
 
+class LiveFuture(Future[T]):
+    """A future whose task tells what it prints, or how far it is, while it runs."""
+
+    def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
+        super().__init__(submission, cancel)
+        self.heard: list[str] = []  # what it has printed so far
+        self.heard_chars = 0
+
+    def result(self, timeout: float | None = None) -> T:
+        """As `Future.result`.
+
+        Raises:
+            KernelError: a callback waits for what is resolved behind the callbacks.
+        """
+        self._refuse_to_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `Future.exception`; raises what `result` does."""
+        self._refuse_to_wait()
+        return super().exception(timeout)
+
+    def _refuse_to_wait(self) -> None:
+        if getattr(in_callback, "here", False) and not self.done():
+            raise KernelError(
+                "an on_output or on_progress callback cannot wait for a task that has callbacks itself: its result "
+                "comes behind them. Add a done callback to the future, or wait in another thread"
+            )
+
+
 @dataclass(slots=True, eq=False)
 class Submission:
     """One task as the client keeps it until it holds the result."""
@@ -113,7 +173,7 @@ class Submission:
     future: Future[object] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.future = Future(self, self.cancel)
+        self.future = (LiveFuture if self.options.is_live else Future)(self, self.cancel)
 
     def again(self) -> Submission:
         """Return the same task under a new id, with a future of its own."""

@@ -26,6 +26,7 @@ from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
+from secfarm.farm.view import KernelView
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.payload import Kill, Priority, Running
@@ -304,9 +305,29 @@ class Kernel(concurrent.futures.Executor):
         category: str | None = None,
         priority: Literal["default", "low"] | None = None,
         memory_bytes: int | None = None,
+        on_output: Callable[[str, str], object] | None = None,
+        on_progress: Callable[[float, float, str], object] | None = None,
     ) -> KernelView:
-        """Return a view of this kernel whose tasks have these settings."""
-        return KernelView(self, timeout_s, category, priority, memory_bytes)
+        """Return a view of this kernel whose tasks have these settings.
+
+        Args:
+            timeout_s: a task that runs longer is killed.
+            category: the name that `kill` knows it by.
+            memory_bytes: what it may allocate.
+            on_output: called with "stdout" or "stderr" and the text that a task has printed, while it runs.
+            on_progress: called with what a task gives to `secfarm.progress`.
+
+        Both are called in a thread of this kernel's own, in order, the last time before the future is done.
+        """
+        settings: dict[str, object] = {
+            "timeout_s": timeout_s,
+            "category": category,
+            "priority": None if priority is None else Priority[priority.upper()],
+            "memory_bytes": memory_bytes,
+            "on_output": on_output,
+            "on_progress": on_progress,
+        }
+        return KernelView(self, settings)
 
     def channel(self, *, fixed_capacity: int | None = None) -> Channel:
         """Return a channel whose tasks run on this kernel."""
@@ -390,52 +411,6 @@ def _end_all() -> None:
 
 
 os.register_at_fork(after_in_child=_not_ended.clear)  # a forked child has the sessions' keys, but not the sessions
-
-
-class KernelView:
-    """A kernel with settings for what is submitted through it; see `Kernel.options`."""
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        timeout_s: float | None,
-        category: str | None,
-        priority: Literal["default", "low"] | None,
-        memory_bytes: int | None,
-    ) -> None:
-        self._kernel = kernel
-        self._timeout_s = timeout_s
-        self._category = category
-        self._priority = None if priority is None else Priority[priority.upper()]
-        self._memory_bytes = memory_bytes
-
-    def _options(self, task: object) -> Options:
-        """The settings of `task` with those of this view before them."""
-        own = task_settings(task, None)
-        return Options(
-            own.timeout_s if self._timeout_s is None else self._timeout_s,
-            own.category if self._category is None else self._category,
-            own.priority if self._priority is None else self._priority,
-            own.memory_bytes if self._memory_bytes is None else self._memory_bytes,
-        )
-
-    def submit(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As `Kernel.submit`."""
-        return cast("Future[T]", self._kernel._submit(task, args, kwargs, self._options(task)))  # noqa: SLF001
-
-    def run(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Submit, wait, and return the result."""
-        return self.submit(task, *args, **kwargs).result()
-
-    def map(
-        self,
-        fn: Callable[..., T] | str,
-        *iterables: Iterable[object],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-    ) -> Iterator[T]:
-        """As `Kernel.map`."""
-        return self._kernel._map(fn, iterables, timeout, chunksize, self._options(fn))  # noqa: SLF001
 
 
 def make_kernel(

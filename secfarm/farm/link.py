@@ -37,8 +37,10 @@ from secfarm.wire.messages import (
     Goodbye,
     Goodbyes,
     OrderResult,
+    Output,
     Ping,
     Pong,
+    Progress,
     Received,
     Results,
     Submit,
@@ -199,6 +201,8 @@ class Link:
                     submission.broadcast,
                     submission.spread,
                     submission.dry_run,
+                    options.on_output is not None,
+                    options.on_progress is not None,
                 )
             )
             submission.sent = True
@@ -260,13 +264,14 @@ class Link:
                 self._results(message)
             case Chunk():
                 self._chunk(message)
+            case Output() | Progress():
+                self._dispatch.hear(self, message)
             case Welcome():
                 self.join(message)
             case OrderResult():
                 self._answer(message)
             case Pong():
-                if (request := self._requests.pop(message.nonce, None)) is not None:
-                    request[0].set_result(None)
+                self._pong(message)
             case Workers():
                 self._workers(message.count)
             case Goodbye():
@@ -274,6 +279,10 @@ class Link:
                 self.close()
             case _:
                 raise ProtocolError(f"the server sent {type(message).__name__}")
+
+    def _pong(self, message: Pong) -> None:
+        if (request := self._requests.pop(message.nonce, None)) is not None:
+            request[0].set_result(None)
 
     def join(self, welcome: Welcome) -> None:
         """The server has let us in: give it its seat."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from secfarm.limits import MAX_PENDING_VALUES_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from secfarm.farm.future import Submission
 
@@ -37,6 +37,8 @@ class Seat:
     held: dict[bytes, Submission] = field(default_factory=dict)  # sent and not answered, by task id
     load_s: float = 0.0
     held_bytes: int = 0
+    answers: int = 0  # so far
+    stalled: bool = False  # what it runs takes longer than it should: nothing is sent ahead until it answers
 
     def hold(self, submission: Submission) -> None:
         """Note that the server has a task."""
@@ -128,6 +130,19 @@ class Schedule:
         for submission in reversed(submissions):
             self._waiting[submission.options.priority].appendleft(submission)
 
+    def blocked(self) -> dict[Seat, int]:
+        """Return the servers that hold tasks which a free worker elsewhere could run, and their answers so far."""
+        if not any(seat.free > 0 for seat in self.seats):
+            return {}
+        return {seat: seat.answers for seat in self.seats if seat.free < 0}
+
+    def take_back(self, seat: Seat, task_ids: Iterable[bytes]) -> list[Submission]:
+        """A server has given these back without having begun them; return them for the caller to decide about."""
+        back = [submission for submission in map(seat.drop, task_ids) if submission is not None]
+        for submission in back:
+            self._relieve(seat, self._average_s.get(submission.program.key))
+        return back
+
     def finish(self, seat: Seat, task_id: bytes, seconds: float) -> Submission | None:
         """A server has answered; return the task, or None if the server did not have it.
 
@@ -137,11 +152,13 @@ class Schedule:
         submission = seat.drop(task_id)
         if submission is None:
             return None
+        seat.answers += 1
+        seat.stalled = False
         key = submission.program.key
         before_s = self._average_s.get(key)
         if 0 <= seconds < 1e9:  # noqa: PLR2004 - a server's clock may jump; its word only shapes what it is sent
             self._average_s[key] = seconds if before_s is None else before_s + _WEIGHT * (seconds - before_s)
-        seat.load_s = seat.load_s - self._expected_s(before_s) if seat.held else 0.0
+        self._relieve(seat, before_s)
         return submission
 
     def assign(self) -> list[tuple[Seat, list[Submission]]]:
@@ -177,10 +194,15 @@ class Schedule:
             seat
             for seat in seats
             if seat.workers
+            and not seat.stalled
             and seat.load_s + expected_s <= _AHEAD_S * seat.workers
             and len(seat.held) < min(_MAX_AHEAD, seat.max_tasks)
         ]
         return min(open_seats, key=lambda seat: seat.load_s / seat.workers, default=None)
+
+    def _relieve(self, seat: Seat, average_s: float | None) -> None:
+        # What was expected when the task was sent may have been less.
+        seat.load_s = max(0.0, seat.load_s - self._expected_s(average_s)) if seat.held else 0.0
 
     @staticmethod
     def _expected_s(average_s: float | None) -> float:

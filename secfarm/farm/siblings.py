@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import queue
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from secfarm.farm.current import check_kernel, task_settings
@@ -89,6 +90,8 @@ class Siblings:
         spread: bool,
     ) -> list[Future[object]]:
         program, values = _captured(task)
+        if self._progress is not None and self._progress.is_shown:
+            settings = replace(settings, on_progress=self._progress.reached)
         futures: list[Future[object]] = []
         for one in arguments:
             future = self._kernel._send(  # noqa: SLF001 - a part of the same façade

@@ -58,6 +58,7 @@ class Prepared:
         self.program = program
         self._globals: list[dict[str, object]] = []
         self._own_labels: tuple[tuple[int, str], ...] = ()
+        self.files = frozenset(place.file for place in program.places)
         self._is_published = False
         self._named: Task | None = None
         self._code: tuple[CodeType, ...] = ()
@@ -69,7 +70,6 @@ class Prepared:
         self._imported = _import_all(check_installed(content))
         self._is_plain = _is_plain(content)
         self._label = content.namespaces[0].label
-        self._files = frozenset(place.file for place in program.places)
         labels = [namespace.label for namespace in content.namespaces]
         self._own_labels = tuple((labels.index(label), label) for label in set(labels) if _is_clients_own(label))
 
@@ -218,7 +218,7 @@ class Prepared:
         if self._named is not None:
             return own
         users = own
-        while users is not None and users.tb_frame.f_code.co_filename not in self._files:
+        while users is not None and users.tb_frame.f_code.co_filename not in self.files:
             users = users.tb_next
         return users or own
 

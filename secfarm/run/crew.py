@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from secfarm.run.hearing import Hearing
     from secfarm.run.pool import WorkerPool
     from secfarm.run.process import WorkerProcess
     from secfarm.task.outcome import Done, ErrorRecord
@@ -40,6 +41,9 @@ class Work:
     broadcast: bool = False
     spread: bool = False
     dry_run: bool = False
+    live_output: bool = False
+    live_progress: bool = False
+    hearing: Hearing | None = None  # of what it tells while it runs, when it is to
     number: int = 0
     began_s: float = 0.0
     carried_text: bool = False
@@ -132,13 +136,17 @@ class Crew:
         self._drop_waiting(work)
         return False
 
-    def withdraw(self, work: Work) -> bool:
-        """Take `work` back and return True, unless it has begun."""
+    def withdraw(self, works: set[Work]) -> set[Work]:
+        """Take back these calls, and return those that had not begun."""
         for worker in self.workers:
-            if work in worker.queue:
+            if not works.isdisjoint(worker.queue):
                 self._pool.take_back(worker)
-        self._drop_waiting(work)
-        return not self.runs(work)
+        for queue in self.waiting:
+            kept = [work for work in queue if work not in works]
+            queue.clear()
+            queue.extend(kept)
+        self._pool.pump(self)
+        return works.difference(*(worker.queue for worker in self.workers))
 
     def _drop_waiting(self, work: Work) -> None:
         """Forget `work` if it waits; those that were taken back with it start again."""

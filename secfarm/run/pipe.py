@@ -16,12 +16,13 @@ import msgspec
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
-from secfarm.task.outcome import Done
+from secfarm.task.outcome import Done, Report
 from secfarm.task.payload import ProgramText
 
 PACKET_BYTES: Final = 4096  # PIPE_BUF of Linux: larger writes are cut into several packets
 LENGTH: Final = struct.Struct(">I")
 MAX_NOTE_CHARS: Final = 128  # behind a task's output, when some of it was dropped
+PIECE_CHARS: Final = 1000  # of output in one report: under PIPE_BUF in any encoding, so that it is written whole
 MAX_RECORD_CHARS: Final = 4 * MAX_ERROR_TEXT_BYTES  # all texts of an error together; our workers send about a quarter
 
 
@@ -39,11 +40,13 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     cpu_s: float | None = None
     output_bytes: int = 1 << 20
     dry_run: bool = False  # prepare it, and report instead of calling it
+    live_output: bool = False  # report what it prints while it runs
+    live_progress: bool = False  # report how far it says it is
 
 
 _encoder = msgspec.msgpack.Encoder()
 _run_decoder = msgspec.msgpack.Decoder(Run)
-_done_decoder = msgspec.msgpack.Decoder(Done)
+_report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 
 
 def encode_run(run: Run) -> bytes:
@@ -56,28 +59,33 @@ def decode_run(body: bytes | bytearray | memoryview) -> Run:
     return _run_decoder.decode(body)
 
 
-def encode_done(done: Done) -> bytes:
-    """Return the frame of `done`."""
-    return frame(_encoder.encode(done))
+def encode_report(report: Report) -> bytes:
+    """Return the frame of `report`."""
+    return frame(_encoder.encode(report))
 
 
-def decode_done(body: bytes | memoryview) -> Done:
+def decode_report(body: bytes | memoryview) -> Report:
     """Return what a worker reported.
 
     Raises:
         ProtocolError: the worker, where hostile code may run, wrote something else.
     """
     try:
-        done = _done_decoder.decode(body)
+        report = _report_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a worker's report is malformed: {error}; the worker is ended") from error
+    if type(report) is Done:
+        _check_done(report)
+    return report
+
+
+def _check_done(done: Done) -> None:
     if done.value is None and done.error is None:
         raise ProtocolError("a worker's report holds neither value nor error; the worker is ended")
     if (record := done.error) is not None:
         texts = (record.code, record.report, record.description, record.remote_type, record.kind, record.python_version)
         if sum(map(len, (*texts, *record.modules))) + len(record.modules) > MAX_RECORD_CHARS:
             raise ProtocolError(f"a worker's error has over {MAX_RECORD_CHARS} characters; the worker is ended")
-    return done
 
 
 def frame(body: bytes) -> bytes:

@@ -19,6 +19,8 @@ from secfarm.task.outcome import Done, ErrorRecord
 if TYPE_CHECKING:
     import asyncio
 
+    from secfarm.task.outcome import Report
+
 # Calls are queued into a worker's pipe up to this much expected work: enough to hide the pool's own latency (some
 # 0.1 ms), and little enough that a call that turns out long holds nobody up before it is noticed.
 _PIPELINE_S: Final = 0.002
@@ -185,7 +187,7 @@ class WorkerPool:
                 return
 
     def _spawn(self) -> Worker:
-        process = WorkerProcess(self._loop, self._done, self._exited)
+        process = WorkerProcess(self._loop, self._reported, self._exited)
         worker = self._workers[process] = Worker(process)
         return worker
 
@@ -235,6 +237,8 @@ class WorkerPool:
             work.cpu_s,
             work.output_bytes,
             work.dry_run,
+            work.live_output,
+            work.live_progress,
         )
         worker.queue.append(work)
         worker.load_s += crew.seconds.get(work.key, _PIPELINE_S)
@@ -323,14 +327,22 @@ class WorkerPool:
         for worker in crew.workers:
             worker.process.kill()
 
-    def _done(self, process: WorkerProcess, done: Done) -> None:
+    def _reported(self, process: WorkerProcess, report: Report) -> None:
         worker = self._workers[process]
-        if done.number == READY and not worker.ready:
+        if report.number == READY and not worker.ready and isinstance(report, Done):
             self._booted(worker)
             return
         crew = worker.crew
-        if crew is None or not worker.queue or worker.queue[0].number != done.number:
+        if crew is None or not worker.queue or worker.queue[0].number != report.number:
             raise ProtocolError("a worker reports a call that it was not given; nothing that it says is believed now")
+        if isinstance(report, Done):
+            self._done(crew, worker, report)
+        elif (hearing := worker.queue[0].hearing) is not None:
+            hearing.take(report, self._loop.time())
+        else:
+            raise ProtocolError("a worker tells of a call that nobody listens to; the worker is ended")
+
+    def _done(self, crew: Crew, worker: Worker, done: Done) -> None:
         if len(done.output) > worker.queue[0].output_bytes + MAX_NOTE_CHARS:
             raise ProtocolError("a worker reports more output than the call may have")
         if done.value is not None and done.error is not None and not worker.queue[0].spread:

@@ -20,14 +20,14 @@ import msgspec
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import MAX_VALUE_BYTES
-from secfarm.run.pipe import LENGTH, PACKET_BYTES, decode_done, decode_run, encode_run
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, decode_report, decode_run, encode_run
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
     from secfarm.run.pipe import Run
-    from secfarm.task.outcome import Done
+    from secfarm.task.outcome import Report
 
 _PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
 _HOLD_S: Final = 0.01  # stopping takes some microseconds
@@ -62,7 +62,7 @@ class Exit:
 
 
 class WorkerProcess:
-    """A worker: `send` calls to it, get `on_done` for each report and `on_exit` once when it is gone.
+    """A worker: `send` calls to it, get `on_report` for each report and `on_exit` once when it is gone.
 
     `take_back` may still be called from within `on_exit`.
     """
@@ -70,12 +70,12 @@ class WorkerProcess:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_done: Callable[[WorkerProcess, Done], None],
+        on_report: Callable[[WorkerProcess, Report], None],
         on_exit: Callable[[WorkerProcess, Exit], None],
     ) -> None:
         """Start the process; returns before it is warm, calls may be sent at once."""
         self._loop = loop
-        self._on_done = on_done
+        self._on_report = on_report
         self._on_exit = on_exit
         requests_read, self._requests_write = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
         self._results_read, results_write = os.pipe2(os.O_CLOEXEC)
@@ -161,8 +161,8 @@ class WorkerProcess:
             return False
         self._received += data
         try:
-            for done in self._reports():
-                self._on_done(self, done)
+            for report in self._reports():
+                self._on_report(self, report)
         except ProtocolError:
             self.end()
         return True
@@ -176,7 +176,7 @@ class WorkerProcess:
         while self._open and self._readable():
             pass
 
-    def _reports(self) -> Iterator[Done]:
+    def _reports(self) -> Iterator[Report]:
         received, start = self._received, 0
         try:
             while len(received) - start >= LENGTH.size:
@@ -188,7 +188,7 @@ class WorkerProcess:
                     return
                 body = bytes(received[start + LENGTH.size : end])
                 start = end
-                yield decode_done(body)
+                yield decode_report(body)
         finally:
             del received[:start]
 

@@ -6,11 +6,12 @@ key and knows no peer. Whatever a task does here, it does to this process only; 
 
 from __future__ import annotations
 
-import io
+import opcode
 import os
 import platform
 import resource
 import sys
+import threading
 import time
 import traceback
 from types import CoroutineType, GeneratorType
@@ -21,7 +22,8 @@ import msgspec
 from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
 from secfarm.limits import MAX_ERROR_TEXT_BYTES
 from secfarm.run.compiler import Prepared
-from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done
+from secfarm.run.output import Output
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_report
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.program import decode_program
@@ -31,26 +33,28 @@ if TYPE_CHECKING:
 
     from secfarm.task.payload import ProgramText
 
-_NEVER_PRINTED: Final = ""
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
-_UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+# Threads reserve addresses that they never touch, 64 MiB each; what counts is what is allocated.
+_RESERVED_BYTES: Final = 1 << 29
+_RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
 
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        """Begin with nothing; `write` takes the frames of what calls report while they run."""
+        self._output = Output(write)
         self._programs: dict[bytes, Prepared] = {}
         self._texts: dict[bytes, ProgramText] = {}  # of programs that could not be prepared so far
         self._inherited: dict[str, object] = {}
 
     def run(self, call: Run) -> Done:
         """Run one call to its end and say what became of it; never raises, whatever the task does."""
-        output = _Output(call.output_bytes)
-        sys.stdout = sys.stderr = output
-        _limit(call)
+        self._output.begin(call)
+        _limit_processor(call.cpu_s)
         started_s = time.time()
         value, error = None, None
         try:
@@ -58,7 +62,7 @@ class Worker:
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _bounded(_record(call, raised))
             value = _before(raised)
-        return Done(call.number, value, error, started_s, time.time(), output.text())
+        return Done(call.number, value, error, started_s, time.time(), self._output.end())
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
@@ -83,6 +87,8 @@ class Worker:
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
         try:
+            if call.memory_bytes is not None:
+                _limit_memory(call.memory_bytes)
             result = function(*args, **kwargs)
             if isinstance(result, GeneratorType):
                 result = list(result)
@@ -90,6 +96,9 @@ class Worker:
                 result = _run_coroutine(result)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the task raised it
             raise _TaskRaisedError(prepared, error) from None
+        finally:
+            if call.memory_bytes is not None:
+                _limit_memory(None)  # decoders and encoders in C die where memory runs out
         if call.broadcast:
             self._inherited.update(prepared.defined())
         return result
@@ -127,7 +136,7 @@ class _TaskRaisedError(Exception):
 def _record(call: Run, error: BaseException) -> ErrorRecord:
     """Return what the client hears of an error."""
     cause = error.cause if isinstance(error, _TaskRaisedError) else error
-    if isinstance(cause, MemoryError) and call.memory_bytes is not None:
+    if call.memory_bytes is not None and isinstance(error, _TaskRaisedError) and _has_run_out(error):
         report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
         return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
     if isinstance(error, _TaskRaisedError):
@@ -142,6 +151,19 @@ def _record(call: Run, error: BaseException) -> ErrorRecord:
     # Importing or compiling what the task names failed before it was called.
     report = "".join(traceback.format_exception_only(error)).strip()
     return ErrorRecord("raised", report, report, type(error).__qualname__)
+
+
+def _has_run_out(error: _TaskRaisedError) -> bool:
+    """Whether an allocation failed, rather than a `raise` of the user's own text."""
+    if not isinstance(error.cause, MemoryError):
+        return False
+    innermost = error.cause.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None:
+        return True
+    code = innermost.tb_frame.f_code
+    return code.co_filename not in error.prepared.files or code.co_code[innermost.tb_lasti] != _RAISE
 
 
 def _bounded(record: ErrorRecord) -> ErrorRecord:
@@ -186,32 +208,6 @@ def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:
     return asyncio.run(coroutine)
 
 
-class _Output(io.TextIOBase):
-    """What a task prints, up to a number of characters; the rest is counted, not kept."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: list[str] = []
-        self._length = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        room = self._limit - self._length
-        if room > 0:
-            self._kept.append(text[:room])
-        self._length += len(text)
-        return len(text)
-
-    def text(self) -> str:
-        if not self._kept:
-            return _NEVER_PRINTED
-        dropped = self._length - self._limit
-        kept = "".join(self._kept).encode("utf-8", "replace").decode()
-        return f"{kept}\n[{dropped} more characters were printed and dropped]" if dropped > 0 else kept
-
-
 def _values(encoded: bytes) -> list[object]:
     values = codec.decode(encoded)
     if not isinstance(values, list):
@@ -219,18 +215,28 @@ def _values(encoded: bytes) -> list[object]:
     return values
 
 
-def _limit(call: Run) -> None:
-    """Set the soft limits of this call in place of the last one's; the hard ones stay the process's own."""
-    if call.memory_bytes is None:
-        resource.setrlimit(resource.RLIMIT_AS, _UNLIMITED)
-    else:
-        used = int(open("/proc/self/statm", encoding="ascii").read().split()[0]) * resource.getpagesize()  # noqa: SIM115, PTH123
-        resource.setrlimit(resource.RLIMIT_AS, (used + call.memory_bytes, resource.RLIM_INFINITY))
-    if call.cpu_s is None:
-        resource.setrlimit(resource.RLIMIT_CPU, _UNLIMITED)
-    else:
-        spent = time.process_time()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + call.cpu_s) + 1, resource.RLIM_INFINITY))
+def _limit_memory(memory_bytes: int | None) -> None:
+    """Set how much more may be allocated from now on; None takes the limit away."""
+    allocated = addresses = resource.RLIM_INFINITY
+    if memory_bytes is not None:
+        pages = open("/proc/self/statm", encoding="ascii").read().split()  # noqa: SIM115, PTH123
+        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + _RESERVED_BYTES
+        allocated = int(pages[5]) * resource.getpagesize() + memory_bytes
+    _set_limit(resource.RLIMIT_DATA, allocated)
+    _set_limit(resource.RLIMIT_AS, addresses)
+
+
+def _limit_processor(cpu_s: float | None) -> None:
+    """Set how much processor time this process may use from now on; None takes the limit away."""
+    limit = resource.RLIM_INFINITY if cpu_s is None else int(time.process_time() + cpu_s) + 1
+    _set_limit(resource.RLIMIT_CPU, limit)
+
+
+def _set_limit(kind: int, limit: int) -> None:
+    """Set a soft limit, where the hard one allows it; else that one holds."""
+    _, hard = resource.getrlimit(kind)
+    is_above = hard != resource.RLIM_INFINITY and (limit == resource.RLIM_INFINITY or limit > hard)
+    resource.setrlimit(kind, (hard if is_above else limit, hard))
 
 
 def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:
@@ -250,19 +256,28 @@ def _read_frame(fd: int) -> bytes | bytearray | memoryview | None:
     return body
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+class _Pipe:
+    """The writing end of the results pipe, which the threads of a task share with us."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.RLock()
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._lock:
+            while view:
+                view = view[os.write(self._fd, view) :]
 
 
 def main(requests_fd: int, results_fd: int) -> None:
     """Serve until the daemon closes the request pipe or ends this process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
-    run: Callable[[Run], Done] = Worker().run
-    _write(results_fd, encode_done(Done(0, b"", None, 0.0, 0.0)))
+    write = _Pipe(results_fd).write
+    run: Callable[[Run], Done] = Worker(write).run
+    write(encode_report(Done(0, b"", None, 0.0, 0.0)))
     while (body := _read_frame(requests_fd)) is not None:
-        _write(results_fd, encode_done(run(decode_run(body))))
+        write(encode_report(run(decode_run(body))))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ it is decoded strictly, and text in it is text, never a name to look up. Format:
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
 import msgspec
+
+
+class Stream(StrEnum):
+    """Which of a task's two outputs."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
 
 
 class ErrorRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -23,7 +33,7 @@ class ErrorRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     python_version: str = ""
 
 
-class Done(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class Done(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=0):
     """A worker's report of one call: `value`, or `error`.
 
     Of a call that was spread over many items both are there when one failed: `value` holds the results before it.
@@ -35,3 +45,23 @@ class Done(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     started_s: float  # Unix seconds by the server's clock
     ended_s: float
     output: str = ""  # what the task printed
+
+
+class Printed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=1):
+    """A worker's report of what the running call has printed since the last one."""
+
+    number: int
+    stream: Stream
+    text: str
+
+
+class Progressed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=2):
+    """A worker's report of how far the running call says it is."""
+
+    number: int
+    done: int | float
+    total: int | float
+    message: Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+Report: TypeAlias = Done | Printed | Progressed

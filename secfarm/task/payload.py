@@ -51,6 +51,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     broadcast: bool = False
     spread: bool = False  # the arguments are a list of argument tuples; the value is the list of results (map's chunks)
     dry_run: bool = False  # everything but the call itself: the value says what would run
+    live_output: bool = False  # what it prints is told while it runs
+    live_progress: bool = False  # so is how far it says it is
 
 
 class Order(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag_field="order"):
@@ -84,7 +86,13 @@ class Running(Order, frozen=True, tag=4):
     """The category that each worker runs for this session now (lparallel's task-categories-running)."""
 
 
-AnyOrder: TypeAlias = Cancel | Kill | EndServer | Status | Running
+class TakeBack(Order, frozen=True, tag=5):
+    """Give back those of these tasks of this session that have not begun: another server is free for them."""
+
+    task_ids: tuple[bytes, ...]
+
+
+AnyOrder: TypeAlias = Cancel | Kill | EndServer | Status | Running | TakeBack
 
 
 class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

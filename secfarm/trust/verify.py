@@ -22,6 +22,7 @@ from secfarm.errors import (
 )
 from secfarm.limits import (
     MAX_BATCH_CALLS,
+    MAX_CATEGORY_CHARS,
     MAX_FRAME_BYTES,
     MAX_PROGRAMS_PER_SESSION,
     MAX_VALUE_BYTES,
@@ -38,6 +39,7 @@ from secfarm.task.payload import (
     Kill,
     Running,
     Status,
+    TakeBack,
     decode_batch,
 )
 from secfarm.task.program import Program, ProgramKind, decode_program
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from secfarm.sign.keys import Verifier
 
 MAX_PROGRAMS_BYTES: Final = 64 << 20  # all programs that one session may have us remember
-MAX_CATEGORY_CHARS: Final = 128
 TASK_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 _MAX_REQUEST_ID: Final = (1 << 63) - 1
@@ -294,8 +295,8 @@ def _check_order(order: AnyOrder) -> None:
         raise ProtocolError("an order's request id is out of range; nothing was run")
     if isinstance(order, Kill) and len(order.category) > MAX_CATEGORY_CHARS:
         raise ProtocolError(f"a category has {len(order.category)} characters of {MAX_CATEGORY_CHARS}; nothing was run")
-    if isinstance(order, Cancel) and any(len(task_id) != TASK_ID_BYTES for task_id in order.task_ids):
-        raise ProtocolError("a task id to cancel has the wrong length; nothing was run")
+    if isinstance(order, Cancel | TakeBack) and any(len(task_id) != TASK_ID_BYTES for task_id in order.task_ids):
+        raise ProtocolError("a task id of an order has the wrong length; nothing was run")
 
 
 def read_programs(batch: Batch) -> tuple[Program, ...]:
@@ -358,6 +359,7 @@ _RIGHT_OF: Final[dict[type, Right | None]] = {
     EndServer: Right.ADMIN,
     Status: Right.ADMIN,
     Running: None,  # and ask what of one's own runs
+    TakeBack: None,
 }
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from secfarm.auth.base import Side
 from secfarm.errors import ProtocolError
 from secfarm.limits import CHUNK_BYTES, MAX_BATCH_CALLS, MAX_FRAME_BEFORE_AUTH_BYTES, MAX_VALUE_BYTES
-from secfarm.task.outcome import ErrorRecord
+from secfarm.task.outcome import ErrorRecord, Stream
 from secfarm.task.payload import Blob
 
 PROTOCOL_VERSION: Final = 1
@@ -28,13 +28,6 @@ _Name = Annotated[str, Meta(max_length=255)]
 _Word = Annotated[str, Meta(max_length=64)]
 _Line = Annotated[str, Meta(max_length=4096)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class Stream(StrEnum):
-    """Which of a task's two outputs."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
 
 
 class Goodbyes(StrEnum):
@@ -122,7 +115,7 @@ class Received(Struct, array_like=True, frozen=True, forbid_unknown_fields=True,
 
 
 class Output(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=8):
-    """What a running task printed."""
+    """What a running task printed, for a call that asked for it (`live_output`)."""
 
     task_id: _TaskId
     stream: Stream
@@ -162,6 +155,15 @@ class Goodbye(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, 
     text: _Line = ""
 
 
+class Progress(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=14):
+    """How far a running task says it is, for a call that asked for it (`live_progress`)."""
+
+    task_id: _TaskId
+    done: int | float
+    total: int | float
+    message: _Line = ""
+
+
 Message: TypeAlias = (
     Hello
     | AuthToken
@@ -176,6 +178,7 @@ Message: TypeAlias = (
     | Ping
     | Pong
     | Goodbye
+    | Progress
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -19,6 +19,7 @@ from secfarm.wire.messages import (
     Output,
     Ping,
     Pong,
+    Progress,
     Received,
     Results,
     Submit,
@@ -73,7 +74,7 @@ _BOTH: Final[_Table] = {
     **{(state, way, Goodbye): State.CLOSED for state in _STARTED for way in (Way.SENT, Way.RECEIVED)},
 }
 _FROM_CLIENT: Final = (Submit, Received)
-_FROM_SERVER: Final = (Results, Output, Workers, OrderResult)
+_FROM_SERVER: Final = (Results, Output, Progress, Workers, OrderResult)
 
 _TABLES: Final[dict[Side, _Table]] = {
     Side.CLIENT: {

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from secfarm.run.pipe import encode_done
+from secfarm.run.pipe import encode_report
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from tests.daemon.site import BOB, Client, Serving, Site, client
@@ -30,12 +30,12 @@ def report(ada: Client, *frames: bytes, end: bool = True) -> ErrorRecord | None:
 
 
 def forged(number: int, value: bytes | None = b"\x01", error: ErrorRecord | None = None, output: str = "") -> bytes:
-    return encode_done(Done(number, value, error, 0.0, 0.0, output))
+    return encode_report(Done(number, value, error, 0.0, 0.0, output))
 
 
 def claim(number: int) -> None:
     """Report ten million characters of output, or of an error, for the call of that number."""
-    from secfarm.run.pipe import encode_done
+    from secfarm.run.pipe import encode_report
     from secfarm.task.outcome import Done, ErrorRecord
 
     long = "x" * 10_000_000
@@ -44,7 +44,7 @@ def claim(number: int) -> None:
         Done(number, None, ErrorRecord("raised", long), 0.0, 0.0),
         Done(number, None, ErrorRecord("raised", "", long), 0.0, 0.0),
     ]
-    data = encode_done(claims[number % 3])
+    data = encode_report(claims[number % 3])
     while data:
         data = data[os.write(int(sys.argv[2]), data) :]
 

@@ -197,3 +197,38 @@ def test_an_interrupt_ends_the_task_and_is_status_130(
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == ExitStatus.INTERRUPTED
     assert err.strip().startswith("secfarm: interrupted\nhint: ")
+
+
+def test_what_the_task_prints_is_shown_while_it_runs_on_the_stream_that_it_meant(
+    tmp_path: Path, site: Site, address: str
+) -> None:
+    """Escaped. The task ends when the test has read its first line."""
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    file = tmp_path / "live.py"
+    file.write_text(
+        "import sys\n\n\ndef main(go):\n    print('first \\x1b[31m')\n    open(go).close()\n"
+        "    print('oops', file=sys.stderr, end='')\n    print('last', end='')\n    return 5\n"
+    )
+    environment = os.environ | site.client()
+    with subprocess.Popen(
+        [*COMMAND, "run", file, str(go), "--on", address],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first \\x1b[31m\n"
+        assert process.poll() is None
+        go.write_text("")
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out, err) == (0, "last\n5\n", "oops\n")
+
+
+def test_with_json_what_the_task_prints_is_on_stderr_and_in_the_record(
+    tasks: Path, call: Secfarm, site: Site, address: str
+) -> None:
+    done = call("run", f"{tasks}::greet", "ada", "--json", "--on", address, env=site.client())
+    assert json.loads(done.stdout)["output"] == "to ada\n"
+    assert done.stderr == "to ada\n"

@@ -15,7 +15,7 @@ from secfarm.disk.auditlog import verify_log
 from secfarm.errors import AuthError
 from secfarm.limits import INLINE_BYTES
 from secfarm.task import codec
-from secfarm.task.payload import Cancel, EndServer, Kill, Status
+from secfarm.task.payload import Cancel, EndServer, Kill, Status, TakeBack
 from secfarm.wire.messages import Goodbyes, OrderResult, Results, Workers
 from tests.daemon.site import ADA, BOB, Client, ServerProcess, Serving, Site, client, secret_client
 from tests.run.team import Hold, hold
@@ -223,6 +223,27 @@ def test_a_task_that_is_cancelled_has_one_outcome(site: Site, serving: Serving, 
         assert ada.run("builtins:abs", -2) == 2
         told = [outcome.task_id for one in ada.heard if isinstance(one, Results) for outcome in one.outcomes]
         assert len(told) == len(set(told)) == 3
+
+
+def test_what_has_not_begun_is_given_back_and_what_runs_stays(site: Site, serving: Serving, held: Hold) -> None:
+    """It has no outcome then, and may be submitted again; nobody gives back what is another session's."""
+    with client(serving, site) as ada, client(serving, site) as other:
+        running = [ada.task(hold, *held.args) for _ in range(serving.server.pool.size)]
+        waiting = [ada.task("builtins:abs", -number) for number in range(1, 20)]
+        ada.submit(*running, *waiting)
+        for _ in running:
+            held.begins_now()
+        ids = tuple(call.task_id for _, call in (*running, *waiting))
+        assert msgspec.msgpack.decode(other.order(TakeBack(1, ids)).value) == []
+        given_back = msgspec.msgpack.decode(ada.order(TakeBack(1, (*ids, b"x" * 16))).value)
+        assert sorted(given_back) == sorted(call.task_id for _, call in waiting)
+        assert msgspec.msgpack.decode(ada.order(TakeBack(2, ids)).value) == []
+        ada.submit(waiting[0])
+        held.let_go(len(running))
+        for _, call in (*running, waiting[0]):
+            assert ada.outcome(call.task_id).error is None
+        told = [outcome.task_id for one in ada.heard if isinstance(one, Results) for outcome in one.outcomes]
+        assert len(told) == len(running) + 1
 
 
 def test_a_cancelled_broadcast_has_one_outcome(site: Site, serving: Serving, held: Hold) -> None:

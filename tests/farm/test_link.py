@@ -13,7 +13,7 @@ import pytest
 
 from secfarm import ConnectionLostError, KernelCreationError
 from secfarm.farm.launcher import server_status
-from tests.farm.farms import WAIT_S, WAYS, Daemon, Gate, note, notes, pass_gate, results, until
+from tests.farm.farms import WAIT_S, WAYS, Daemon, Gate, allow, note, notes, pass_gate, results, until
 from tests.farm.proxy import Proxy
 
 # Bytes after which a line breaks. TLS's handshake is about 1 kB each way, ours another one; then come batches.
@@ -133,8 +133,7 @@ def test_a_server_that_is_killed_and_started_again_is_found_again(way: str, tmp_
 
 def test_a_lost_server_s_tasks_go_to_the_others(gate: Gate, tmp_path: Path) -> None:
     with Daemon(name="a") as first, Daemon(name="b", workers=1) as second:
-        first.auth.known_servers.entries += second.auth.known_servers.entries  # type: ignore[attr-defined]
-        _trust_the_same_client(first, second)
+        allow(first, second)
         with first.connect(first.address, second.address) as kernel:
             assert kernel.worker_count == 3
             held = [gate.hold(kernel, i) for i in range(3)]
@@ -144,13 +143,6 @@ def test_a_lost_server_s_tasks_go_to_the_others(gate: Gate, tmp_path: Path) -> N
             assert results(held) == [0, 1, 2]
             assert len(gate.wait(2)) == 2, "those two began again"
             until(lambda: kernel.worker_count == 1, "one server is left")
-
-
-def _trust_the_same_client(first: Daemon, second: Daemon) -> None:
-    """Let the second server believe the first one's client."""
-    second.kill()
-    (second.folder / "allowed_signers").write_bytes((first.folder / "allowed_signers").read_bytes())
-    second.start()
 
 
 def test_a_broadcast_is_run_again_on_a_server_that_comes_back() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from secfarm import pmapcar, preduce, set_kernel
+from secfarm import pmapcar, preduce, progress, set_kernel
 from secfarm.farm.progress_line import ProgressLine
 
 
@@ -72,6 +72,30 @@ def test_what_is_done_after_the_end_is_not_shown(with_terminal) -> None:
     future.set_result(1)
     assert terminal.getvalue() == shown
     assert "0/5" in shown or "0%" in shown
+
+
+def test_what_tasks_tell_stands_behind_the_count(with_terminal, one_kernel) -> None:
+    """Escaped, for it comes from a server, and neither as markup."""
+    terminal = with_terminal()
+    set_kernel(one_kernel)
+
+    def task(x: int) -> int:
+        progress(x, 8, f"row \x1b[31m[red]{x}")
+        return x
+
+    assert pmapcar(task, [7], progress=True) == [7]
+    assert "7/8 row \\x1b[31m[red]7" in terminal.getvalue()
+
+
+def test_without_items_a_task_s_own_count_is_shown(with_terminal) -> None:
+    terminal = with_terminal()
+    line = ProgressLine("title")
+    line.reached(3, 4, "almost")
+    line.close()
+    line.reached(4, 4, "too late")
+    assert "almost" in terminal.getvalue()
+    assert "3/4" in terminal.getvalue() or "75%" in terminal.getvalue()
+    assert "too late" not in terminal.getvalue()
 
 
 def test_a_terminal_that_is_gone_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

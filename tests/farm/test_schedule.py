@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 
 import pytest
 from hypothesis import strategies as st
@@ -15,11 +15,14 @@ from secfarm.task.program import NameProgram, make_program
 
 SERVERS = [("key", "a"), ("key", "b")]
 SHORT = make_program(NameProgram("operator:add"))
+_numbers = itertools.count()  # hypothesis must find the ids in the same order again
 OTHER = make_program(NameProgram("operator:mul"))
 
 
 def submission(program=SHORT, priority=Priority.DEFAULT) -> Submission:
-    return Submission(os.urandom(16), program, b"", None, Options(priority=priority), lambda _: False)
+    return Submission(
+        next(_numbers).to_bytes(16, "big"), program, b"", None, Options(priority=priority), lambda _: False
+    )
 
 
 def assigned(schedule: Schedule) -> list[Submission]:
@@ -27,39 +30,57 @@ def assigned(schedule: Schedule) -> list[Submission]:
 
 
 class Machine(RuleBasedStateMachine):
-    """Any order of joins, submits, answers and losses."""
+    """Any order of joins, submits, answers, losses, withdrawals and returns, beside what a simple model says."""
 
     def __init__(self) -> None:
         super().__init__()
         self.schedule = Schedule()
         self.seats: list[Seat] = []
-        self.waiting: list[Submission] = []
+        self.waiting: dict[Priority, list[Submission]] = {priority: [] for priority in Priority}
         self.kept: list[Submission] = []
         self.at: dict[bytes, tuple[Seat, Submission]] = {}
         self.finished: set[bytes] = set()
 
+    @precondition(lambda self: len(self.seats) < 3)
     @rule(workers=st.integers(0, 3), limit=st.integers(1, 20))
     def join(self, workers: int, limit: int) -> None:
-        if len(self.seats) < 3:
-            self.seats.append(self.schedule.join(workers, limit))
+        self.seats.append(self.schedule.join(workers, limit))
 
     @rule(priority=st.sampled_from(Priority), program=st.sampled_from([SHORT, OTHER]), count=st.integers(1, 30))
     def submit(self, priority: Priority, program, count: int) -> None:
         for _ in range(count):
             one = submission(program, priority)
-            self.waiting.append(one)
+            self.waiting[priority].append(one)
             self.schedule.add(one)
 
     @rule()
     def assign(self) -> None:
-        for seat, given in self.schedule.assign():
-            assert seat in self.seats
-            for one in given:
-                self.waiting.remove(one)
-                assert one.task_id not in self.at
-                assert one.task_id not in self.finished
+        free = {seat: seat.free for seat in self.seats}
+        before = {priority: list(queue) for priority, queue in self.waiting.items()}
+        given = dict.fromkeys(Priority, 0)
+        for seat, tasks in self.schedule.assign():
+            assert seat in self.seats, "only who is there gets work"
+            assert seat.workers
+            places = [before[one.options.priority].index(one) for one in tasks]
+            for priority in Priority:
+                of_priority = [
+                    place for place, one in zip(places, tasks, strict=True) if one.options.priority is priority
+                ]
+                assert of_priority == sorted(of_priority), "first in, first out"
+            for one in tasks:
+                given[one.options.priority] += 1
+                self.waiting[one.options.priority].remove(one)
+                assert one.task_id not in self.at, "nothing is given twice"
+                assert one.task_id not in self.finished, "nor again when it is done"
                 self.at[one.task_id] = (seat, one)
-            assert len(seat.held) <= max(seat.workers, seat.max_tasks)
+            assert len(seat.held) <= max(seat.workers, seat.max_tasks), "capacity is respected"
+            ahead = len(tasks) - max(0, free[seat])
+            assert ahead <= 0 or not seat.stalled, "nothing is sent ahead to who is stuck"
+        for priority, queue in self.waiting.items():
+            assert queue == before[priority][given[priority] :], "those that were first are gone"
+        assert not self.waiting[Priority.DEFAULT] or not given[Priority.LOW], "low waits for the default"
+        if any(self.waiting.values()):
+            assert not any(seat.free > 0 for seat in self.seats), "no worker is free while a task waits"
 
     @precondition(lambda self: self.at)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 1e-5, 1e-3, 0.5, 30.0, float("nan"), -1.0]))
@@ -76,14 +97,13 @@ class Machine(RuleBasedStateMachine):
         seat = self.seats.pop(data.draw(st.integers(0, len(self.seats) - 1)))
         held = self.schedule.leave(seat)
         assert {one.task_id for one in held} == {task_id for task_id, (at, _) in self.at.items() if at is seat}
-        for one in held:
-            del self.at[one.task_id]
         if data.draw(st.booleans()):
+            for one in held:
+                del self.at[one.task_id]
             self.schedule.keep(data.draw(st.sampled_from(SERVERS)), held)
             self.kept += held
         else:
-            self.schedule.put_back(held)
-            self.waiting += held
+            self._put_back(held)
 
     @precondition(lambda self: self.kept)
     @rule(identity=st.sampled_from(SERVERS), limit=st.integers(1, 20))
@@ -94,9 +114,9 @@ class Machine(RuleBasedStateMachine):
         had = self.schedule.kept(identity)
         given = self.schedule.give(seat, had)
         assert given == had[:limit]
+        self._first_again(had[limit:])
         for one in had:
             self.kept.remove(one)
-        self.waiting += had[limit:]
         self.at |= {one.task_id: (seat, one) for one in given}
 
     @precondition(lambda self: self.kept)
@@ -104,21 +124,50 @@ class Machine(RuleBasedStateMachine):
     def give_up(self, identity: tuple[str, str]) -> None:
         had = self.schedule.kept(identity)
         self.schedule.put_back(had)
-        self.waiting += had
+        self._first_again(had)
         for one in had:
             self.kept.remove(one)
 
-    @precondition(lambda self: self.waiting or self.kept)
+    @precondition(lambda self: self.schedule.blocked())
+    @rule(data=st.data())
+    def unblock(self, data) -> None:
+        """A server that is stuck gives back what it has not begun: at most all but what its workers run."""
+        blocked = self.schedule.blocked()
+        assert any(seat.free > 0 for seat in self.seats)
+        seat = data.draw(st.sampled_from(list(blocked)))
+        assert len(seat.held) > seat.workers
+        seat.stalled = True
+        ids = data.draw(st.lists(st.sampled_from(list(seat.held)), unique=True, max_size=len(seat.held) - seat.workers))
+        back = self.schedule.take_back(seat, [*ids, b"of somebody else"])
+        assert [one.task_id for one in back] == ids
+        self._put_back(back)
+
+    def _put_back(self, submissions: list[Submission]) -> None:
+        for one in submissions:
+            del self.at[one.task_id]
+        self.schedule.put_back(submissions)
+        self._first_again(submissions)
+
+    def _first_again(self, submissions: list[Submission]) -> None:
+        for priority, queue in self.waiting.items():
+            queue[:0] = [one for one in submissions if one.options.priority is priority]
+
+    @precondition(lambda self: any(self.waiting.values()) or self.kept)
     @rule(data=st.data())
     def withdraw(self, data) -> None:
-        one = data.draw(st.sampled_from(self.waiting + self.kept))
-        (self.waiting if one in self.waiting else self.kept).remove(one)
+        one = data.draw(st.sampled_from([*[one for queue in self.waiting.values() for one in queue], *self.kept]))
+        (self.kept if one in self.kept else self.waiting[one.options.priority]).remove(one)
         assert self.schedule.withdraw(one)
         assert not self.schedule.withdraw(one)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        assert {one.task_id for one in self.schedule.waiting} == {one.task_id for one in self.waiting}
+        assert self.schedule.waiting == [one for queue in self.waiting.values() for one in queue]
+        assert {task_id for seat in self.seats for task_id in seat.held} == self.at.keys()
+
+    @invariant()
+    def what_is_expected_of_a_server_is_never_less_than_nothing(self) -> None:
+        assert all(seat.load_s > -1e-6 for seat in self.seats)
 
 
 TestSchedule = Machine.TestCase
@@ -181,6 +230,27 @@ def test_what_is_kept_for_a_server_waits_for_it_and_can_be_withdrawn() -> None:
     assert schedule.kept(SERVERS[1]) == []
     assert schedule.give(other, schedule.kept(SERVERS[0])) == [tasks[0], tasks[2]]
     assert schedule.kept(SERVERS[0]) == []
+
+
+def test_what_waits_behind_a_long_task_is_seen_when_another_server_is_free() -> None:
+    """And when it was given back it goes there, and nothing else is sent ahead to the one that is stuck."""
+    schedule = Schedule()
+    stuck = schedule.join(1, 1000)
+    tasks = [submission() for _ in range(100)]
+    schedule.add(tasks[0])
+    assigned(schedule)
+    schedule.finish(stuck, tasks[0].task_id, 1e-5)
+    for one in tasks[1:]:
+        schedule.add(one)
+    ahead = assigned(schedule)
+    assert len(ahead) > 10
+    assert schedule.blocked() == {}
+    free = schedule.join(1, 1000)
+    assert schedule.blocked() == {stuck: 1}
+    stuck.stalled = True
+    schedule.put_back(schedule.take_back(stuck, [one.task_id for one in ahead[1:]]))
+    assert list(stuck.held.values()) == ahead[:1]
+    assert schedule.assign() == [(free, tasks[2:])]
 
 
 def test_a_server_without_workers_gets_nothing() -> None:

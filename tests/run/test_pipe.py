@@ -16,9 +16,9 @@ from secfarm.run.pipe import (
     MAX_RECORD_CHARS,
     PACKET_BYTES,
     Run,
-    decode_done,
+    decode_report,
     decode_run,
-    encode_done,
+    encode_report,
     encode_run,
 )
 from secfarm.task.outcome import Done, ErrorRecord
@@ -37,7 +37,7 @@ def test_a_call_comes_out_as_it_went_in() -> None:
 
 @pytest.mark.parametrize("done", [DONE, FAILED])
 def test_a_report_comes_out_as_it_went_in(done: Done) -> None:
-    assert decode_done(encode_done(done)[LENGTH.size :]) == done
+    assert decode_report(encode_report(done)[LENGTH.size :]) == done
 
 
 def test_a_packet_belongs_to_whoever_reads_it() -> None:
@@ -74,22 +74,22 @@ def test_a_packet_belongs_to_whoever_reads_it() -> None:
 )
 def test_a_report_that_is_none_of_ours_is_refused(done: Done) -> None:
     with pytest.raises(ProtocolError, match="the worker is ended"):
-        decode_done(encode_done(done)[LENGTH.size :])
+        decode_report(encode_report(done)[LENGTH.size :])
 
 
 @given(st.binary(max_size=64))
 def test_garbage_is_a_protocol_error_and_nothing_else(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        decode_done(body)
+        decode_report(body)
 
 
 @given(st.data())
 def test_a_damaged_report_is_a_protocol_error_or_a_report(data: st.DataObject) -> None:
-    body = bytearray(encode_done(FAILED)[LENGTH.size :])
+    body = bytearray(encode_report(FAILED)[LENGTH.size :])
     for at in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=4)):
         body[at] = data.draw(st.integers(0, 255))
     try:
-        done = decode_done(bytes(body))
+        done = decode_report(bytes(body))
     except ProtocolError:
         return
     assert (done.value is None) is not (done.error is None)
@@ -97,6 +97,6 @@ def test_a_damaged_report_is_a_protocol_error_or_a_report(data: st.DataObject) -
 
 def test_deep_nesting_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError):
-        decode_done(b"\x91" * 100_000)
+        decode_report(b"\x91" * 100_000)
     with pytest.raises(ProtocolError):
-        decode_done(msgspec.msgpack.encode([1, b"", None, 0.0, 0.0, ""]) + b"\x00")
+        decode_report(msgspec.msgpack.encode([1, b"", None, 0.0, 0.0, ""]) + b"\x00")

@@ -425,9 +425,9 @@ def write_to_results(frames: list[bytes]) -> int:
 
 
 def forged(number: int, value: bytes = b"\x01", **fields: object) -> bytes:
-    from secfarm.run.pipe import encode_done
+    from secfarm.run.pipe import encode_report
 
-    return encode_done(Done(number, value, None, 0.0, 0.0, **fields))
+    return encode_report(Done(number, value, None, 0.0, 0.0, **fields))
 
 
 @pytest.mark.parametrize(
@@ -494,19 +494,19 @@ async def test_a_worker_that_reports_calls_that_it_has_not_read_costs_only_its_o
 
 @pooled()
 async def test_values_beside_an_error_are_for_calls_that_were_spread(pool: WorkerPool) -> None:
-    from secfarm.run.pipe import encode_done
+    from secfarm.run.pipe import encode_report
 
     crew = pool.crew()
     await run(crew, abs, -1)
     number = next(pool._numbers) + 1
     both = Done(number, b"\x01", ErrorRecord("raised", "x"), 0.0, 0.0)
-    assert code_of(await submit(crew, write_to_results, [encode_done(both)])) == "worker-lost"
+    assert code_of(await submit(crew, write_to_results, [encode_report(both)])) == "worker-lost"
 
 
 @pooled()
 async def test_what_a_worker_claims_to_have_printed_or_raised_is_bounded(pool: WorkerPool) -> None:
     """Texts over the limits come from no worker of ours: they would not fit a message to the client."""
-    from secfarm.run.pipe import encode_done
+    from secfarm.run.pipe import encode_report
 
     crew = pool.crew()
     await run(crew, abs, -1)
@@ -520,6 +520,6 @@ async def test_what_a_worker_claims_to_have_printed_or_raised_is_bounded(pool: W
         ]
     ):
         upcoming = next(pool._numbers) + 1
-        lie = encode_done(Done(upcoming, claim.value, claim.error, 0.0, 0.0, claim.output))
+        lie = encode_report(Done(upcoming, claim.value, claim.error, 0.0, 0.0, claim.output))
         done = await submit(crew, write_to_results, [lie])
         assert code_of(done) == "worker-lost", number

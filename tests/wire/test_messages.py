@@ -26,6 +26,7 @@ from secfarm.wire.messages import (
     Output,
     Ping,
     Pong,
+    Progress,
     Received,
     Results,
     Stream,
@@ -54,6 +55,7 @@ EXAMPLES: list[Message] = [
     Ping(1),
     Pong(1),
     Goodbye(Goodbyes.REFUSED, ""),
+    Progress(ID, 1, 2.5, "half way"),
 ]
 
 

@@ -43,7 +43,7 @@ def test_before_the_proof_and_after_the_end_both_sides_have_one_table(
 
 
 CLIENT_SAYS = {"Submit", "Received", "Chunk", "Ping", "Pong", "Goodbye"}
-SERVER_SAYS = {"Results", "Output", "Workers", "OrderResult", "Chunk", "Ping", "Pong", "Goodbye"}
+SERVER_SAYS = {"Results", "Output", "Progress", "Workers", "OrderResult", "Chunk", "Ping", "Pong", "Goodbye"}
 
 
 def test_when_ready_each_side_says_what_is_its_own() -> None:
