@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         speculate,
     )
     from secfarm.farm.ptree import Ptree
+    from secfarm.farm.receipts import verify_receipt
     from secfarm.farm.reductions import pmap_reduce, preduce, preduce_partial
     from secfarm.farm.search import (
         pcount,
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     )
     from secfarm.farm.sorting import psort
     from secfarm.sign.keys import PublicKey, SigningKey
+    from secfarm.trust.receipt import Receipt
 
     __version__: str
 
@@ -145,6 +147,7 @@ __all__ = [
     "PtreeError",
     "PublicKey",
     "PythonVersionError",
+    "Receipt",
     "RedefinedNodeError",
     "ReplayedError",
     "ResourceExceededError",
@@ -230,6 +233,7 @@ __all__ = [
     "task_priority",
     "try_receive_result",
     "use_kernel",
+    "verify_receipt",
 ]
 
 # Module -> its public names. tests/test_repository.py holds this, the imports above and __all__ together.
@@ -291,6 +295,7 @@ _HOMES: Final = {
         "speculate",
     ),
     "secfarm.farm.ptree": ("Ptree",),
+    "secfarm.farm.receipts": ("verify_receipt",),
     "secfarm.farm.reductions": ("pmap_reduce", "preduce", "preduce_partial"),
     "secfarm.farm.search": (
         "pcount",
@@ -309,6 +314,7 @@ _HOMES: Final = {
     ),
     "secfarm.farm.sorting": ("psort",),
     "secfarm.sign.keys": ("PublicKey", "SigningKey"),
+    "secfarm.trust.receipt": ("Receipt",),
 }
 
 # A type checker sees the imports above instead; a __getattr__ would make every misspelt name an `object` to it.

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
+from secfarm.auth.ed25519 import Ed25519AuthServer
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.errors import AuthError, KernelError
@@ -22,6 +23,7 @@ from secfarm.net.listen import Door, local_address, open_socket
 from secfarm.net.pump import Connection
 from secfarm.net.tls import acceptor_context
 from secfarm.run.pool import WorkerPool
+from secfarm.sign.keys import SigningKey
 from secfarm.wire.messages import NONCE_BYTES
 from secfarm.wire.session import Session
 
@@ -64,6 +66,9 @@ class Server:
         self.sessions: set[ServerSession] = set()
         self.loop = asyncio.get_running_loop()
         self.clock = time.time
+        # Signs receipts; a server that knows its clients by secrets alone has none.
+        keys = [auth.key for auth in auths.values() if isinstance(auth, Ed25519AuthServer)]
+        self.key = next((key for key in keys if isinstance(key, SigningKey)), None)
         self.verified = 0
         self.refused = 0
         self.finished = asyncio.Event()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from secfarm.daemon.receipts import Notary
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
@@ -76,6 +77,7 @@ class ServerSession:
         self._connection = connection
         self._trust: SessionTrust | None = None
         self._crew: Crew | None = None
+        self._notary: Notary | None = None
         self._limits = Limits()
         self._blobs = BlobInbox()
         self._awaiting: defaultdict[Blob, deque[_Value]] = defaultdict(deque)
@@ -139,6 +141,7 @@ class ServerSession:
             session_id=session.session_id, principal=self.principal, store=server.store, policy=server.policy
         )
         self._limits = grant.limits
+        self._notary = Notary(server.name, event.peer, session.session_id, server.key)
         self._crew = server.pool.crew(single_use=grant.confine.isolation is Isolation.TASK)
         welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
         self._connection.send(welcome)
@@ -218,7 +221,7 @@ class ServerSession:
         ):
             self._tell_at_once(call.task_id, PolicyError(f"more than {limits.tasks} tasks are outstanding"))
             return
-        task = Task(self.principal, call.task_id, self, crew)
+        task = Task(self.principal, call.task_id, self, program.digest, crew)
         table.add(task)
         self._tasks.add(task)
         work = task.work = Work(
@@ -330,6 +333,7 @@ class ServerSession:
         if not self._connection.session.ready or not self._connection.writable:
             return  # on_writable comes back to it
         outcomes: list[Outcome] = []
+        programs: list[str] = []
         large: list[tuple[Blob, bytes]] = []
         size = 0
         told, self._finished = self._finished, []
@@ -344,11 +348,12 @@ class ServerSession:
             if done.error is not None:
                 size += len(done.error.report) + len(done.error.description)
             outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
+            programs.append(task.program)
             if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
-                self._connection.send(Results(tuple(outcomes)))
-                outcomes, size = [], 0
+                self._tell(outcomes, programs)
+                outcomes, programs, size = [], [], 0
         if outcomes:
-            self._connection.send(Results(tuple(outcomes)))
+            self._tell(outcomes, programs)
         for blob, whole in large:
             self._connection.send_value(blob, whole)
         if told:
@@ -357,6 +362,10 @@ class ServerSession:
             codes = {task.task_id.hex(): done.error.code if done.error else "ok" for task, done in told}
             self._server.audit("finished", self._who() | {"outcomes": codes})
         self._leave_if_drained()
+
+    def _tell(self, outcomes: list[Outcome], programs: list[str]) -> None:
+        statement = b"" if self._notary is None else self._notary.statement(outcomes, programs)
+        self._connection.send(Results(tuple(outcomes), statement))
 
     def _acknowledge(self, count: int) -> None:
         if not self._acknowledged <= count <= self._acknowledged + len(self._told):
