@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from secfarm.farm.ptree import Ptree
     from secfarm.farm.receipts import verify_receipt
     from secfarm.farm.reductions import pmap_reduce, preduce, preduce_partial
+    from secfarm.farm.remote import end_local_servers, end_remote_servers, start_remote_servers
     from secfarm.farm.search import (
         pcount,
         pcount_if,
@@ -176,6 +177,8 @@ __all__ = [
     "delay",
     "do_fast_receives",
     "end_kernel",
+    "end_local_servers",
+    "end_remote_servers",
     "end_server",
     "force",
     "fulfill",
@@ -225,6 +228,7 @@ __all__ = [
     "set_kernel",
     "speculate",
     "start_local_servers",
+    "start_remote_servers",
     "start_server",
     "submit_task",
     "task_categories_running",
@@ -297,6 +301,7 @@ _HOMES: Final = {
     "secfarm.farm.ptree": ("Ptree",),
     "secfarm.farm.receipts": ("verify_receipt",),
     "secfarm.farm.reductions": ("pmap_reduce", "preduce", "preduce_partial"),
+    "secfarm.farm.remote": ("end_local_servers", "end_remote_servers", "start_remote_servers"),
     "secfarm.farm.search": (
         "pcount",
         "pcount_if",

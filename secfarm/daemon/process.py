@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from secfarm.daemon.server import Server
-from secfarm.disk.auditlog import AuditLog, SourceArchive
+from secfarm.disk.auditlog import AuditLog, SourceArchive, open_free_log
 from secfarm.disk.config import load_server_config, state_home
 from secfarm.disk.credentials import server_credentials
 from secfarm.errors import SecfarmError
@@ -45,6 +45,7 @@ def serve(
     listen: Sequence[Address] = (),
     ready: Callable[[list[Address]], None] = lambda _: None,
     lifeline: int | None = None,
+    line: socket.socket | None = None,
 ) -> None:
     """Run a server in this process until it is ended.
 
@@ -53,39 +54,53 @@ def serve(
         listen: instead of the configuration's addresses.
         ready: told the addresses once connections are accepted.
         lifeline: a descriptor at whose end of file the server ends at once: its owner is gone.
+        line: the one connection to serve, and to end with, instead of listening. The audit log is one of those
+            beside the configuration's, so that other servers of the same configuration may run.
 
     Raises:
         SecfarmError: a key, trust file, address or worker does not allow a start; nothing was served.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, listen, ready, lifeline))
+        runner.run(_serve(config, listen, ready, lifeline, line))
 
 
 async def _serve(
-    config: ServerConfig, listen: Sequence[Address], ready: Callable[[list[Address]], None], lifeline: int | None
+    config: ServerConfig,
+    listen: Sequence[Address],
+    ready: Callable[[list[Address]], None],
+    lifeline: int | None,
+    line: socket.socket | None,
 ) -> None:
-    server = _make(config, None, None)
+    audit = None if line is None else open_free_log(_audit_path(config))
+    server = _make(config, None, None, audit)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _Ender(server))
     if lifeline is not None:
         loop.add_reader(lifeline, server.stop)
-    addresses = await server.start(listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")])
+    if line is None:
+        listen = listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
+    addresses = await server.start(listen)
     gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
+    if line is not None:
+        await server.serve_only(line)
     await server.finished.wait()
 
 
-def _make(config: ServerConfig, auth: Auth | None, name: str | None) -> Server:
+def _audit_path(config: ServerConfig) -> Path:
+    return config.audit or (config.state or state_home(os.environ)) / "audit.jsonl"
+
+
+def _make(config: ServerConfig, auth: Auth | None, name: str | None, audit: AuditLog | None = None) -> Server:
     credentials = server_credentials(config, auth)
     state = config.state or state_home(os.environ)
-    audit = AuditLog(config.audit or state / "audit.jsonl")
     return Server(
         name=name or config.name or socket.gethostname(),
         auths=credentials.auths,
         store=credentials.store,
         policy=credentials.policy,
-        audit=audit,
+        audit=audit or AuditLog(_audit_path(config)),
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
     )

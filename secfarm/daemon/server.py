@@ -105,6 +105,11 @@ class Server:
         self.audit("started", {"listen": [str(address) for address in opened], "workers": self.pool.size})
         return opened
 
+    async def serve_only(self, sock: socket.socket) -> None:
+        """Serve the one connection that `sock` is, and end with it; instead of addresses to listen on."""
+        await self._door.take(sock)
+        self.end()
+
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
     def admit(self, session: ServerSession) -> None:

@@ -79,8 +79,8 @@ class Kernel(concurrent.futures.Executor):
         """Connect to every address, and wait until each has answered.
 
         Args:
-            addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`; those of
-                the configuration where none is given.
+            addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`,
+                `"ssh://[user@]host[:port]"`; those of the configuration where none is given.
             auth: how to prove who we are; by default with the key.
             key: signs what is sent; by default the auth's own key or secret, or the configuration's.
             name: for people and logs.
@@ -95,7 +95,7 @@ class Kernel(concurrent.futures.Executor):
             credentials = client_credentials(auth, key, os.environ)
         except ConfigError as error:
             raise KernelCreationError(str(error)) from error
-        parsed = parsed or credentials.hosts
+        parsed = credentials.routed(parsed or credentials.hosts)
         if not parsed:
             raise KernelCreationError(
                 "no server is named; give addresses, set SECFARM_HOSTS or `hosts` of config.toml, or use local_kernel()"
