@@ -15,12 +15,24 @@ from secfarm.farm.launcher import server_status
 @output_options()
 @pass_output
 def command(output: Output, *, address: str, timeout_s: float) -> None:
-    """Show workers, sessions and batches of the server at ADDRESS. Needs the grant `admin`."""
+    """Show workers, sessions and queues of the server at ADDRESS. Needs the grant `admin`."""
     status = server_status(address, auth=client_auth(), timeout_s=timeout_s)
-    output.answer({"address": address, **status}, *[f"{_line(name)}: {_shown(status[name])}" for name in status])
+    lines = [f"{_line(name)}: {_shown(status[name])}" for name in status if not name.endswith("_records")]
+    for kind in ("worker", "session"):
+        found = status.get(f"{kind}_records")
+        lines += (
+            [f"{kind}: {_fields(one)}" for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        )
+    output.answer({"address": address, **status}, *lines)
+
+
+def _fields(record: dict[object, object]) -> str:
+    return ", ".join(f"{_line(str(name))} {_shown(value)}" for name, value in record.items() if value is not None)
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return _line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from secfarm.auth.base import End, Side
 from secfarm.auth.ed25519 import Ed25519AuthServer
 from secfarm.daemon.session import ServerSession
+from secfarm.daemon.status import status_of
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.errors import AuthError, KernelError
 from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
@@ -69,6 +70,7 @@ class Server:
         # Signs receipts; a server that knows its clients by secrets alone has none.
         keys = [auth.key for auth in auths.values() if isinstance(auth, Ed25519AuthServer)]
         self.key = next((key for key in keys if isinstance(key, SigningKey)), None)
+        self.started_s = self.clock()
         self.verified = 0
         self.refused = 0
         self.finished = asyncio.Event()
@@ -161,17 +163,7 @@ class Server:
 
     def status(self) -> dict[str, object]:
         """Workers, sessions and queues."""
-        return {
-            "server": self.name,
-            "pid": os.getpid(),
-            "python_version": self.python_version,
-            "workers": self.pool.size,
-            "busy": self.pool.busy,
-            "sessions": [session.principal for session in self.sessions],
-            "tasks": len(self.tasks),
-            "batches_verified": self.verified,
-            "batches_refused": self.refused,
-        }
+        return status_of(self)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.daemon.receipts import Notary
+from secfarm.daemon.status import utc
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
-    from secfarm.run.crew import Crew
+    from secfarm.run.crew import Crew, Worker
     from secfarm.task.payload import Call
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
@@ -90,6 +91,8 @@ class ServerSession:
         self._flush_scheduled = False
         self._unanswered: Ping | None = None  # the last one that came while the client did not read
         self.principal = ""
+        self._mechanism = ""
+        self._since_s = 0.0
         self.draining = False
 
     # --- what the connection tells --------------------------------------------------------------------------------
@@ -135,6 +138,7 @@ class ServerSession:
     def _establish(self, event: Established) -> None:
         server, session = self._server, self._connection.session
         self.principal = event.peer.principal
+        self._mechanism, self._since_s = event.peer.mechanism, server.clock()
         grant = server.policy.grant_for(self.principal)
         server.admit(self)
         self._trust = SessionTrust(
@@ -149,6 +153,24 @@ class ServerSession:
 
     def _who(self) -> dict[str, AuditValue]:
         return {"principal": self.principal, "session": self._connection.session.session_id}
+
+    def record(self) -> dict[str, object]:
+        """What `secfarm status` shows of it."""
+        crew = self._crew
+        return {
+            "principal": self.principal,
+            "session": self._connection.session.session_id,
+            "mechanism": self._mechanism,
+            "since": utc(self._since_s),
+            "outstanding": len(self._tasks),
+            "waiting": 0 if crew is None else sum(map(len, crew.waiting)),
+            "unacknowledged": len(self._finished) + len(self._told),
+            "draining": self.draining,
+        }
+
+    def employs(self, worker: Worker) -> bool:
+        """Whether the worker is this session's now."""
+        return worker.crew is not None and worker.crew is self._crew
 
     # --- batches --------------------------------------------------------------------------------------------------
 

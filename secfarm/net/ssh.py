@@ -85,12 +85,12 @@ class SshLine:
             self._killing = self._loop.call_later(_END_S, self._process.send_signal, signal.SIGTERM)
 
     async def failure(self, error: Exception) -> Exception:
-        """Return what to raise for `error`: if ssh has ended, that is why."""
+        """Return what to raise for `error`: if ssh has failed, that is why."""
         self.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_OBITUARY_S):
-                status = await asyncio.shield(self._ended)
-                return ConnectionError(f"ssh ended with status {status}: {ssh_said(self._said)}")
+                if status := await asyncio.shield(self._ended):
+                    return ConnectionError(f"ssh ended with status {status}: {ssh_said(self._said)}")
         return error
 
     def _hear(self) -> None:

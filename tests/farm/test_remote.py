@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -24,8 +25,11 @@ from secfarm import (
 from secfarm.auth import Ed25519AuthClient
 from secfarm.disk.keyfile import create_signing_key
 from secfarm.farm.launcher import server_status
+from secfarm.net.dial import dial
+from secfarm.net.pump import Connection
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, Gate, gone
+from secfarm.wire.address import SshAddress
+from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, Gate, gone, until
 from tests.farm.sshd import Sshd, free_port
 
 
@@ -160,7 +164,7 @@ def test_what_is_malformed_starts_nothing(address: str, changes: dict[str, objec
     mark = tmp_path / "ran"
     (tmp_path / "ssh").write_text(f"#!/bin/sh\ntouch {mark}\n", encoding="utf-8")
     (tmp_path / "ssh").chmod(0o755)
-    with pytest.raises(ValueError, match="nothing was|quotation"):
+    with pytest.raises(ValueError, match=r"nothing was|quotation"):
         start_remote_servers(["node1", address], ssh=str(tmp_path / "ssh"), **changes)  # type: ignore[arg-type]
     assert not mark.exists()
 
@@ -192,6 +196,12 @@ def configured(
     return f"ssh://{sshd.host}:{sshd.port}"
 
 
+def children(name: str) -> list[int]:
+    """Our child processes of that name."""
+    listed = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for pid in listed.split() if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+
+
 def test_a_session_goes_over_the_pipes_of_ssh(address: str, far: Far) -> None:
     with Kernel(address, auth=far.auth, connect_timeout_s=WAIT_S) as kernel:
         assert kernel.run(divmod, 17, 5) == (3, 2)
@@ -201,6 +211,7 @@ def test_a_session_goes_over_the_pipes_of_ssh(address: str, far: Far) -> None:
         assert [one.address for one in kernel.workers()] == [address]
         assert ping(address, auth=far.auth, timeout_s=WAIT_S), "another server, with a log of its own"
     gone([pid])
+    until(lambda: not children("ssh"), "every ssh is gone and reaped")
     events = [json.loads(line)["event"] for line in (far.folder / "state" / "audit-1.jsonl").read_text().splitlines()]
     assert (events[0], events[-1]) == ("started", "ended")
     assert not (far.folder / "state" / "audit.jsonl").exists()
@@ -218,25 +229,29 @@ def test_a_broken_ssh_is_dialled_again_and_its_server_ends(address: str, sshd: S
     assert sshd.count == 2
 
 
-def test_why_ssh_failed_is_told(
-    sshd: Sshd, far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def never() -> Connection:
+    """A connection that nothing will reach."""
+    return Connection(lambda _: pytest.fail("a session began"), lambda _: None)  # type: ignore[arg-type, return-value]
+
+
+def test_why_ssh_failed_is_told(sshd: Sshd, far: Far, tmp_path: Path) -> None:
     cases: list[tuple[list[str], list[str], str]] = [
         (sshd.options(), ["no-such-program"], r"status 127: .*no-such-program"),
-        (sshd.options(), ["sh", "-c", r"printf '\033[31mred' >&2; exit 3"], r"status 3: \\x1b\[31mred"),
+        (sshd.options(), ["sh", "-c", r"printf '\033[31mred' >&2; exit 3"], r"status 3: \\x1b\[31mred$"),
+        (sshd.options(), ["sh", "-c", "echo a login script that talks"], "SSL"),
         (sshd.options(), [*far.words[:-1], "absent.toml", "--stdio"], r"status 2: .*absent\.toml"),
-        (sshd.options(IdentityFile=tmp_path / "host"), far.words, r"status 255: .*denied"),
+        (sshd.options(IdentityFile=tmp_path / "host"), far.words, "status 255: .*denied"),
     ]
     for options, command, words in cases:
-        configured(sshd, tmp_path, monkeypatch, options, command)
-        with pytest.raises(KernelCreationError, match=words):
-            Kernel(address, auth=far.auth, connect_timeout_s=3)
-        assert not ping(address, auth=far.auth, timeout_s=0.5)
+        address = SshAddress(sshd.host, ssh=("ssh", *options), command=tuple(command))
+        with pytest.raises(OSError, match=words):
+            asyncio.run(dial(address, never))
+    assert children("ssh") == []
 
 
 def test_the_server_behind_ssh_has_to_prove_itself(address: str, far: Far) -> None:
     other = KnownServers([KnownServer(("*",), SigningKey.from_seed(bytes(32)).public)])
-    with pytest.raises(KernelCreationError, match="known_servers"):
+    with pytest.raises(KernelCreationError, match=r"known_servers"):
         Kernel(address, auth=Ed25519AuthClient(far.ours, other), connect_timeout_s=WAIT_S)
 
 
@@ -245,5 +260,5 @@ def test_a_missing_ssh_is_told_at_once(far: Far, tmp_path: Path, monkeypatch: py
     path.write_text('[ssh]\nprogram = "no-such-ssh"\n', encoding="utf-8")
     path.chmod(0o600)
     monkeypatch.setenv("SECFARM_CONFIG", str(path))
-    with pytest.raises(KernelCreationError, match="'no-such-ssh' cannot be started"):
+    with pytest.raises(KernelCreationError, match=r"'no-such-ssh' cannot be started"):
         Kernel("ssh://node1", auth=far.auth)
