@@ -1,17 +1,23 @@
-"""The notary of a session: signs what became of its tasks, once for each message of results."""
+"""The notary of a session: puts what became of its tasks into messages of results, and signs each once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from secfarm.limits import INLINE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_CALLS
 from secfarm.sign.keys import SharedSecret
 from secfarm.task.payload import Blob
 from secfarm.trust.receipt import OK, STATEMENT_VERSION, Entry, Statement, digest_of, sign_statement
+from secfarm.wire.blobs import blob_of
+from secfarm.wire.messages import Outcome, Results
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from secfarm.auth.base import Peer
+    from secfarm.daemon.tasks import Task
     from secfarm.sign.keys import Signer, SigningKey
-    from secfarm.wire.messages import Outcome
+    from secfarm.task.outcome import Done
 
 
 class Notary:
@@ -30,8 +36,33 @@ class Notary:
         self._principal = peer.principal
         self._session_id = session_id
 
-    def statement(self, outcomes: list[Outcome], programs: list[str]) -> bytes:
-        """Return a signed statement on `outcomes`; `programs` are the digests (hex) of what they were calls of."""
+    def results(self, told: Iterable[tuple[Task, Done]]) -> tuple[list[Results], list[tuple[Blob, bytes]]]:
+        """Return the messages that tell what became of tasks, and the large values that are to follow them."""
+        messages: list[Results] = []
+        large: list[tuple[Blob, bytes]] = []
+        outcomes: list[Outcome] = []
+        programs: list[str] = []
+        size = 0
+        for task, done in told:
+            value: bytes | Blob | None = done.value
+            if done.value is not None and len(done.value) > INLINE_BYTES:
+                value = blob_of(done.value)
+                large.append((value, done.value))
+            else:
+                size += len(done.value or b"")
+            size += len(done.output)
+            if done.error is not None:
+                size += len(done.error.report) + len(done.error.description)
+            outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
+            programs.append(task.program)
+            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
+                messages.append(Results(tuple(outcomes), self._statement(outcomes, programs)))
+                outcomes, programs, size = [], [], 0
+        if outcomes:
+            messages.append(Results(tuple(outcomes), self._statement(outcomes, programs)))
+        return messages, large
+
+    def _statement(self, outcomes: list[Outcome], programs: list[str]) -> bytes:
         if self._signer is None:
             return b""
         entries = [

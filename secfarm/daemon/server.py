@@ -67,9 +67,6 @@ class Server:
         self.sessions: set[ServerSession] = set()
         self.loop = asyncio.get_running_loop()
         self.clock = time.time
-        # Signs receipts; a server that knows its clients by secrets alone has none.
-        keys = [auth.key for auth in auths.values() if isinstance(auth, Ed25519AuthServer)]
-        self.key = next((key for key in keys if isinstance(key, SigningKey)), None)
         self.started_s = self.clock()
         self.verified = 0
         self.refused = 0
@@ -126,6 +123,12 @@ class Server:
             self.audit("turned-away", {"source": session.principal, "reason": reason})
             raise AuthError(reason)
         self.sessions.add(session)
+
+    @property
+    def key(self) -> SigningKey | None:
+        """What signs receipts; a server that knows its clients by secrets alone has none."""
+        keys = [auth.key for auth in self._auths.values() if isinstance(auth, Ed25519AuthServer)]
+        return next((key for key in keys if isinstance(key, SigningKey)), None)
 
     def audit(self, event: str, fields: Mapping[str, AuditValue]) -> None:
         """Write one record. When that fails the server ends: what goes unrecorded must not go on."""

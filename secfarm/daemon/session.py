@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.daemon.receipts import Notary
-from secfarm.daemon.status import utc
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
     IDLE_TIMEOUT_S,
-    INLINE_BYTES,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_CALLS,
     MAX_PENDING_VALUES_BYTES,
 )
 from secfarm.run.crew import Work
@@ -29,17 +25,15 @@ from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status
 from secfarm.trust.policy import Isolation, Limits
 from secfarm.trust.verify import SessionTrust, VerifiedBatch, verify_batch
-from secfarm.wire.blobs import BlobInbox, blob_of
+from secfarm.wire.blobs import BlobInbox
 from secfarm.wire.messages import (
     Chunk,
     Goodbye,
     Goodbyes,
     OrderResult,
-    Outcome,
     Ping,
     Pong,
     Received,
-    Results,
     Submit,
     Welcome,
     Workers,
@@ -49,9 +43,10 @@ from secfarm.wire.session import Established
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from secfarm.auth.base import Peer
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
-    from secfarm.run.crew import Crew, Worker
+    from secfarm.run.crew import Crew
     from secfarm.task.payload import Call
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
@@ -90,9 +85,9 @@ class ServerSession:
         self._heard_s = server.loop.time()
         self._flush_scheduled = False
         self._unanswered: Ping | None = None  # the last one that came while the client did not read
-        self.principal = ""
-        self._mechanism = ""
+        self._peer: Peer | None = None
         self._since_s = 0.0
+        self.principal = ""
         self.draining = False
 
     # --- what the connection tells --------------------------------------------------------------------------------
@@ -137,8 +132,8 @@ class ServerSession:
 
     def _establish(self, event: Established) -> None:
         server, session = self._server, self._connection.session
+        self._peer, self._since_s = event.peer, server.clock()
         self.principal = event.peer.principal
-        self._mechanism, self._since_s = event.peer.mechanism, server.clock()
         grant = server.policy.grant_for(self.principal)
         server.admit(self)
         self._trust = SessionTrust(
@@ -153,24 +148,6 @@ class ServerSession:
 
     def _who(self) -> dict[str, AuditValue]:
         return {"principal": self.principal, "session": self._connection.session.session_id}
-
-    def record(self) -> dict[str, object]:
-        """What `secfarm status` shows of it."""
-        crew = self._crew
-        return {
-            "principal": self.principal,
-            "session": self._connection.session.session_id,
-            "mechanism": self._mechanism,
-            "since": utc(self._since_s),
-            "outstanding": len(self._tasks),
-            "waiting": 0 if crew is None else sum(map(len, crew.waiting)),
-            "unacknowledged": len(self._finished) + len(self._told),
-            "draining": self.draining,
-        }
-
-    def employs(self, worker: Worker) -> bool:
-        """Whether the worker is this session's now."""
-        return worker.crew is not None and worker.crew is self._crew
 
     # --- batches --------------------------------------------------------------------------------------------------
 
@@ -352,30 +329,12 @@ class ServerSession:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if not self._connection.session.ready or not self._connection.writable:
+        if self._notary is None or not self._connection.session.ready or not self._connection.writable:
             return  # on_writable comes back to it
-        outcomes: list[Outcome] = []
-        programs: list[str] = []
-        large: list[tuple[Blob, bytes]] = []
-        size = 0
         told, self._finished = self._finished, []
-        for task, done in told:
-            value: bytes | Blob | None = done.value
-            if done.value is not None and len(done.value) > INLINE_BYTES:
-                value = blob_of(done.value)
-                large.append((value, done.value))
-            else:
-                size += len(done.value or b"")
-            size += len(done.output)
-            if done.error is not None:
-                size += len(done.error.report) + len(done.error.description)
-            outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
-            programs.append(task.program)
-            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
-                self._tell(outcomes, programs)
-                outcomes, programs, size = [], [], 0
-        if outcomes:
-            self._tell(outcomes, programs)
+        messages, large = self._notary.results(told)
+        for message in messages:
+            self._connection.send(message)
         for blob, whole in large:
             self._connection.send_value(blob, whole)
         if told:
@@ -384,10 +343,6 @@ class ServerSession:
             codes = {task.task_id.hex(): done.error.code if done.error else "ok" for task, done in told}
             self._server.audit("finished", self._who() | {"outcomes": codes})
         self._leave_if_drained()
-
-    def _tell(self, outcomes: list[Outcome], programs: list[str]) -> None:
-        statement = b"" if self._notary is None else self._notary.statement(outcomes, programs)
-        self._connection.send(Results(tuple(outcomes), statement))
 
     def _acknowledge(self, count: int) -> None:
         if not self._acknowledged <= count <= self._acknowledged + len(self._told):

@@ -1,5 +1,7 @@
 """What a server says of itself to those with the `admin` grant: workers, sessions, queues. For people and scripts."""
 
+# ruff: noqa: SLF001 - it looks into the sessions of its own room, and changes nothing
+
 from __future__ import annotations
 
 import contextlib
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from secfarm.daemon.server import Server
+    from secfarm.daemon.session import ServerSession
     from secfarm.run.crew import Worker
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -17,7 +20,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 def status_of(server: Server) -> dict[str, object]:
     """Return the answer to a `Status` order; its form is in docs/operations.md, "Status"."""
-    records = [session.record() for session in server.sessions]
+    records = [_session(session) for session in server.sessions]
     return {
         "server": server.name,
         "pid": os.getpid(),
@@ -40,8 +43,26 @@ def utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
 
 
+def _session(session: ServerSession) -> dict[str, object]:
+    crew, peer = session._crew, session._peer
+    return {
+        "principal": session.principal,
+        "session": session._connection.session.session_id,
+        "mechanism": "" if peer is None else peer.mechanism,
+        "since": utc(session._since_s),
+        "outstanding": len(session._tasks),
+        "waiting": 0 if crew is None else sum(map(len, crew.waiting)),
+        "unacknowledged": len(session._finished) + len(session._told),
+        "draining": session.draining,
+    }
+
+
+def _employs(session: ServerSession, worker: Worker) -> bool:
+    return worker.crew is not None and worker.crew is session._crew
+
+
 def _worker(server: Server, worker: Worker) -> dict[str, object]:
-    owner = next((session for session in server.sessions if session.employs(worker)), None)
+    owner = next((session for session in server.sessions if _employs(session, worker)), None)
     return {
         "pid": worker.process.pid,
         "busy": bool(worker.queue),
