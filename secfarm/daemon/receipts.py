@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from secfarm.limits import INLINE_BYTES, MAX_BATCH_BYTES, MAX_BATCH_CALLS
 from secfarm.sign.keys import SharedSecret
 from secfarm.task.payload import Blob
-from secfarm.trust.receipt import OK, STATEMENT_VERSION, Entry, Statement, digest_of, sign_statement
+from secfarm.trust.receipt import CHECKED, OK, STATEMENT_VERSION, Entry, Statement, digest_of, sign_statement
 from secfarm.wire.blobs import blob_of
 from secfarm.wire.messages import Outcome, Results
 
@@ -41,7 +41,7 @@ class Notary:
         messages: list[Results] = []
         large: list[tuple[Blob, bytes]] = []
         outcomes: list[Outcome] = []
-        programs: list[str] = []
+        entries: list[Entry] = []
         size = 0
         for task, done in told:
             value: bytes | Blob | None = done.value
@@ -54,27 +54,25 @@ class Notary:
             if done.error is not None:
                 size += len(done.error.report) + len(done.error.description)
             outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
-            programs.append(task.program)
+            entries.append(_entry(task, outcomes[-1]))
             if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
-                messages.append(Results(tuple(outcomes), self._statement(outcomes, programs)))
-                outcomes, programs, size = [], [], 0
+                messages.append(Results(tuple(outcomes), self._statement(entries)))
+                outcomes, entries, size = [], [], 0
         if outcomes:
-            messages.append(Results(tuple(outcomes), self._statement(outcomes, programs)))
+            messages.append(Results(tuple(outcomes), self._statement(entries)))
         return messages, large
 
-    def _statement(self, outcomes: list[Outcome], programs: list[str]) -> bytes:
+    def _statement(self, entries: list[Entry]) -> bytes:
         if self._signer is None:
             return b""
-        entries = [
-            Entry(
-                outcome.task_id,
-                bytes.fromhex(program),
-                OK if outcome.error is None else outcome.error.code,
-                outcome.value.digest if isinstance(outcome.value, Blob) else digest_of(outcome.value),
-                outcome.started_s,
-                outcome.ended_s,
-            )
-            for outcome, program in zip(outcomes, programs, strict=True)
-        ]
         statement = Statement(STATEMENT_VERSION, self._server, self._principal, self._session_id, tuple(entries))
         return sign_statement(statement, self._signer)
+
+
+def _entry(task: Task, outcome: Outcome) -> Entry:
+    word = OK if outcome.error is None else outcome.error.code
+    if word == OK and task.work is not None and task.work.dry_run:
+        word = CHECKED
+    value = outcome.value
+    digest = value.digest if isinstance(value, Blob) else digest_of(value)
+    return Entry(outcome.task_id, bytes.fromhex(task.program), word, digest, outcome.started_s, outcome.ended_s)

@@ -181,7 +181,7 @@ class Dispatch:
             raise ProtocolError("the server reports a task that it was not given")
         future = submission.future
         future.output = outcome.output
-        future.proof = proof
+        future.proof = None if submission.dry_run else proof  # of what did not run there is nothing to prove
         killed = outcome.error is not None and outcome.error.code == TaskKilledError.code
         if submission.verdict is not None:
             if not submission.verdict.done():  # who asked for it may have been interrupted

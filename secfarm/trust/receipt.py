@@ -28,6 +28,7 @@ RECEIPT_TYPE: Final = "application/vnd.secfarm.receipts+msgpack"
 RECEIPT_NAMESPACE: Final = "receipt@secfarm"
 STATEMENT_VERSION: Final = 1
 OK: Final = "ok"
+CHECKED: Final = "checked"  # of a dry run: nothing was called
 _MAX_RECEIPT_BYTES: Final = MAX_STATEMENT_BYTES + 16
 
 _Index = Annotated[int, Meta(ge=0, lt=1024)]
@@ -42,7 +43,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
     task_id: _TaskId
     program: _Digest  # of the program's text; empty for a call that was refused
-    outcome: _Word  # OK, or the code of its error
+    outcome: _Word  # OK, CHECKED, or the code of its error
     result: _Digest  # of the encoded result
     started_s: float  # Unix seconds by the server's clock, 0.0 for what never started
     ended_s: float

@@ -107,6 +107,15 @@ def test_a_statement_is_no_batch_and_a_batch_no_statement(site: Site, serving: S
             verify_receipt(encode_receipt(batch, 0), site.known())
 
 
+def test_a_dry_run_cannot_pass_as_a_run(site: Site, serving: Serving) -> None:
+    with client(serving, site) as ada:
+        task = ada.task("operator:neg", 1, dry_run=True)
+        ada.submit(task)
+        ada.outcome(task[1].task_id)
+        [message] = [message for message in ada.heard if isinstance(message, Results)]
+        assert verify_receipt(encode_receipt(message.statement, 0), site.known()).outcome == "checked"
+
+
 def test_a_statement_under_a_secret_is_no_batch_and_nothing_to_others(site: Site) -> None:
     """The client's own tags and the server's differ in the payload type, which the tag covers."""
     site.config(secrets=["cy.secret"])
