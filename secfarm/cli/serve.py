@@ -14,7 +14,7 @@ import click
 from secfarm.cli.client import listening_addresses
 from secfarm.cli.detach import detached, open_log
 from secfarm.cli.output import Output, output_options, pass_output, printable
-from secfarm.daemon.process import serve
+from secfarm.daemon.process import serve, serve_line
 from secfarm.daemon.stdio import StdioLine
 from secfarm.disk.auditlog import verify_log
 from secfarm.disk.config import load_server_config, state_home
@@ -95,7 +95,7 @@ def _serve_stdio(output: Output, config: ServerConfig, log: Path) -> None:
     _log_to(logging.StreamHandler(stream), output)
     line = StdioLine()
     try:
-        serve(config, line=line.socket)
+        serve_line(config, line.socket)
     finally:
         line.finish()
 

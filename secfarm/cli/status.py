@@ -19,11 +19,12 @@ def command(output: Output, *, address: str, timeout_s: float) -> None:
     status = server_status(address, auth=client_auth(), timeout_s=timeout_s)
     lines = [f"{_line(name)}: {_shown(status[name])}" for name in status if not name.endswith("_records")]
     for kind in ("worker", "session"):
-        found = status.get(f"{kind}_records")
-        lines += (
-            [f"{kind}: {_fields(one)}" for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-        )
+        lines += [f"{kind}: {_fields(record)}" for record in _records(status.get(f"{kind}_records"))]
     output.answer({"address": address, **status}, *lines)
+
+
+def _records(found: object) -> list[dict[object, object]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _fields(record: dict[object, object]) -> str:

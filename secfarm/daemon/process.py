@@ -45,7 +45,6 @@ def serve(
     listen: Sequence[Address] = (),
     ready: Callable[[list[Address]], None] = lambda _: None,
     lifeline: int | None = None,
-    line: socket.socket | None = None,
 ) -> None:
     """Run a server in this process until it is ended.
 
@@ -54,37 +53,47 @@ def serve(
         listen: instead of the configuration's addresses.
         ready: told the addresses once connections are accepted.
         lifeline: a descriptor at whose end of file the server ends at once: its owner is gone.
-        line: the one connection to serve, and to end with, instead of listening. The audit log is one of those
-            beside the configuration's, so that other servers of the same configuration may run.
 
     Raises:
         SecfarmError: a key, trust file, address or worker does not allow a start; nothing was served.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, listen, ready, lifeline, line))
+        runner.run(_serve(config, listen, ready, lifeline))
 
 
 async def _serve(
-    config: ServerConfig,
-    listen: Sequence[Address],
-    ready: Callable[[list[Address]], None],
-    lifeline: int | None,
-    line: socket.socket | None,
+    config: ServerConfig, listen: Sequence[Address], ready: Callable[[list[Address]], None], lifeline: int | None
 ) -> None:
-    audit = None if line is None else open_free_log(_audit_path(config))
-    server = _make(config, None, None, audit)
+    server = _make(config, None, None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _Ender(server))
     if lifeline is not None:
         loop.add_reader(lifeline, server.stop)
-    if line is None:
-        listen = listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
-    addresses = await server.start(listen)
+    addresses = await server.start(listen or config.listen or [parse_address(f"127.0.0.1:{DEFAULT_PORT}")])
     gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
-    if line is not None:
-        await server.serve_only(line)
+    await server.finished.wait()
+
+
+def serve_line(config: ServerConfig, line: socket.socket) -> None:
+    """Run a server in this process for the one connection that `line` is, and end with it; nothing listens.
+
+    Other servers of the same configuration may run: it writes an audit log of its own beside the configuration's.
+
+    Raises:
+        SecfarmError: as `serve`.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_line(config, line))
+
+
+async def _serve_line(config: ServerConfig, line: socket.socket) -> None:
+    server = _make(config, None, None, open_free_log(_audit_path(config)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _Ender(server))
+    await server.start(())
+    await server.serve_only(line)
     await server.finished.wait()
 
 
