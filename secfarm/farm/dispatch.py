@@ -16,6 +16,7 @@ import msgspec
 from secfarm.errors import ConnectionLostError, ProtocolError, SecfarmError, TaskKilledError
 from secfarm.farm.failure import error_of
 from secfarm.farm.link import Link
+from secfarm.farm.receipts import keep
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
 from secfarm.task.payload import Cancel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
-    from secfarm.farm.receipts import Proof
+    from secfarm.farm.receipts import Testimony
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order
@@ -174,14 +175,16 @@ class Dispatch:
         self._schedule.put_back(again)
         self.pump_soon()
 
-    def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None, proof: Proof | None) -> None:
+    def finish(
+        self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None, testimony: Testimony | None
+    ) -> None:
         """A server has answered: the future gets its value or its error."""
         submission = self._schedule.finish(seat, outcome.task_id, outcome.ended_s - outcome.started_s)
         if submission is None:
             raise ProtocolError("the server reports a task that it was not given")
         future = submission.future
         future.output = outcome.output
-        future.proof = None if submission.dry_run else proof  # of what did not run there is nothing to prove
+        keep(submission, testimony, outcome)
         killed = outcome.error is not None and outcome.error.code == TaskKilledError.code
         if submission.verdict is not None:
             if not submission.verdict.done():  # who asked for it may have been interrupted

@@ -5,16 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from secfarm.farm.receipts import receipt_of
 from secfarm.task.payload import Priority
+from secfarm.trust.receipt import OK
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from secfarm.farm.receipts import Proof
+    from secfarm.farm.receipts import Testimony
     from secfarm.task.program import Program
     from secfarm.trust.receipt import Receipt
 
@@ -46,7 +47,10 @@ class Future(concurrent.futures.Future[T]):
     """
 
     output: str = ""
-    proof: Proof | None = None  # for the kernel; see `receipt`
+    # For the kernel; see `receipt`.
+    testimony: Testimony | None = None
+    outcome: str = OK
+    digest: bytes = b""
     before: Sequence[object] = ()  # of a spread task that failed: the results that stand before the failing item
 
     def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
@@ -72,8 +76,10 @@ class Future(concurrent.futures.Future[T]):
         Raises:
             VerifyError: the server sent one that is not its own, or not about this result.
         """
-        proof = self.proof
-        return None if proof is None else receipt_of(proof, self.task_id, self._program.digest)
+        testimony = self.testimony
+        if testimony is None:
+            return None
+        return receipt_of(cast("Future[object]", self), testimony, self._task_id, self._program.digest)
 
     def running(self) -> bool:
         """Whether it was sent to a server and is not done."""

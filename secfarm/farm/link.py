@@ -20,7 +20,7 @@ import msgspec
 from secfarm.auth.base import End, Side
 from secfarm.errors import AuthError, ConfigError, ConnectionLostError, ProtocolError, SecfarmError
 from secfarm.farm.failure import error_of
-from secfarm.farm.receipts import proof_of
+from secfarm.farm.receipts import testimony_of
 from secfarm.limits import (
     IDLE_PING_S,
     IDLE_TIMEOUT_S,
@@ -49,12 +49,12 @@ from secfarm.wire.messages import (
 from secfarm.wire.session import Established, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from secfarm.auth.base import Auth
     from secfarm.farm.dispatch import Dispatch
     from secfarm.farm.future import Submission
-    from secfarm.farm.receipts import Proof
+    from secfarm.farm.receipts import Testimony
     from secfarm.farm.schedule import Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order, ProgramText
@@ -88,7 +88,7 @@ class Link:
         self._sequence = itertools.count(1)
         self._announced: set[bytes] = set()
         self._blobs = BlobInbox()
-        self._awaiting: dict[Blob, list[tuple[Outcome, Proof | None]]] = {}
+        self._awaiting: dict[Blob, list[tuple[Outcome, Testimony | None]]] = {}
         self._received = 0
         self._acknowledging = False
         self._heard_s = time.monotonic()
@@ -294,24 +294,15 @@ class Link:
         if seat is None:
             raise ProtocolError("results came before the welcome")
         self._received += len(message.outcomes)
-        proofs = self._proofs(message)
+        testimony = testimony_of(message, None if self._connection is None else self._connection.session.peer)
         for outcome in message.outcomes:
             if isinstance(outcome.value, Blob):
                 self._blobs.announce(outcome.value)
-                self._awaiting.setdefault(outcome.value, []).append((outcome, next(proofs)))
+                self._awaiting.setdefault(outcome.value, []).append((outcome, testimony))
             else:
-                self._dispatch.finish(self, seat, outcome, outcome.value, next(proofs))
+                self._dispatch.finish(self, seat, outcome, outcome.value, testimony)
         self._acknowledge()
         self._dispatch.pump_soon()
-
-    def _proofs(self, message: Results) -> Iterator[Proof | None]:
-        """Yield what to keep for the receipt of each outcome."""
-        peer = None if self._connection is None else self._connection.session.peer
-        if peer is None or peer.verifier is None or not message.statement:
-            yield from itertools.repeat(None)
-        else:
-            for index, outcome in enumerate(message.outcomes):
-                yield proof_of(message.statement, index, peer.verifier, outcome)
 
     def _chunk(self, chunk: Chunk) -> None:
         complete = self._blobs.add(chunk)
@@ -319,8 +310,8 @@ class Link:
             return
         blob, value = complete
         outcomes = self._awaiting[blob]
-        outcome, proof = outcomes.pop(0)
-        self._dispatch.finish(self, self.seat, outcome, value, proof)
+        outcome, testimony = outcomes.pop(0)
+        self._dispatch.finish(self, self.seat, outcome, value, testimony)
         if not outcomes:
             del self._awaiting[blob]
         self._acknowledge()

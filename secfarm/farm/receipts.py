@@ -12,56 +12,60 @@ from secfarm.disk.trustfile import read_known_servers
 from secfarm.errors import BadSignatureError, UntrustedKeyError
 from secfarm.sign.keys import SharedSecret
 from secfarm.task.payload import Blob
-from secfarm.trust.receipt import OK, Receipt, check_receipt, digest_of, encode_receipt
+from secfarm.trust.receipt import OK, Receipt, check_receipt, digest_of, receipt_in
 from secfarm.trust.store import KnownServers
 
 if TYPE_CHECKING:
     import os
     from typing import TypeAlias
 
+    from secfarm.auth.base import Peer
+    from secfarm.farm.future import Future, Submission
     from secfarm.sign.keys import Verifier
-    from secfarm.wire.messages import Outcome
+    from secfarm.wire.messages import Outcome, Results
 
     Known: TypeAlias = "KnownServers | str | os.PathLike[str] | SharedSecret | Ed25519AuthClient | SharedSecretAuth"
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What one result left behind; nothing is checked before somebody asks.
-
-    Attributes:
-        statement: signed by the server, shared by all results of one message.
-        index: which of its entries is ours.
-        key: the one that the server proved in this session.
-        outcome, result: what came, for comparison.
-    """
+class Testimony:
+    """What the server signed beside one message of results; nothing of it is checked before somebody asks."""
 
     statement: bytes
-    index: int
-    key: Verifier
-    outcome: str
-    result: bytes
+    key: Verifier  # the one that the server proved in this session
 
 
-def proof_of(statement: bytes, index: int, key: Verifier, outcome: Outcome) -> Proof:
-    """Return what to keep of `outcome`."""
-    value = outcome.value
-    digest = value.digest if isinstance(value, Blob) else digest_of(value)
-    return Proof(statement, index, key, OK if outcome.error is None else outcome.error.code, digest)
+def testimony_of(message: Results, peer: Peer | None) -> Testimony | None:
+    """Return what the results of `message` share, or None where there is nothing that could be checked."""
+    if peer is None or peer.verifier is None or not message.statement:
+        return None
+    return Testimony(message.statement, peer.verifier)
 
 
-def receipt_of(proof: Proof, task_id: str, task_digest: str) -> Receipt:
+def keep(submission: Submission, testimony: Testimony | None, outcome: Outcome) -> None:
+    """Note at the task's future what its receipt is to be about; no object is made for it but the digest."""
+    if testimony is None or submission.dry_run:  # what did not run needs no receipt
+        return
+    future, value = submission.future, outcome.value
+    future.testimony = testimony
+    future.digest = value.digest if isinstance(value, Blob) else digest_of(value)
+    if outcome.error is not None:
+        future.outcome = outcome.error.code
+
+
+def receipt_of(future: Future[object], testimony: Testimony, task_id: bytes, task_digest: str) -> Receipt:
     """Return the receipt, if the server signed it and it is about the result that came.
 
     Raises:
         VerifyError: it is not.
     """
-    receipt = check_receipt(encode_receipt(proof.statement, proof.index), [proof.key])
+    receipt = receipt_in(testimony.statement, task_id, testimony.key)
     refused = receipt.outcome != OK and not receipt.task_digest
-    said = (receipt.task_id, receipt.task_digest, receipt.outcome, receipt.result_digest)
-    if said != (task_id, "" if refused else task_digest, proof.outcome, proof.result.hex()):
+    said = (receipt.task_digest, receipt.outcome, receipt.result_digest)
+    if said != ("" if refused else task_digest, future.outcome, future.digest.hex()):
         raise BadSignatureError(
-            f"the receipt of {receipt.server!a} is not about what it sent for task {task_id}; do not believe the result"
+            f"the receipt of {receipt.server!a} is not about what it sent for task {task_id.hex()}; do not believe "
+            "the result"
         )
     return receipt
 

@@ -134,21 +134,25 @@ def check_receipt(wire: bytes, keys: Iterable[Verifier]) -> Receipt:
         )
     try:
         outer = _wires.decode(wire)
-        envelope = decode_envelope(outer.statement)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ProtocolError) as error:
-        raise VerifyError(f"this is no receipt ({error}); nothing was believed") from error
-    if envelope.payload_type != RECEIPT_TYPE:
-        raise VerifyError(f"this is signed as {envelope.payload_type!a} and no receipt; nothing was believed")
-    key = _signed_by(envelope, keys)
-    try:
-        statement = _statements.decode(envelope.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise VerifyError(f"the signed statement is malformed ({error}); nothing was believed") from error
-    if statement.version != STATEMENT_VERSION:
-        raise VerifyError(f"the statement has version {statement.version}, this side knows {STATEMENT_VERSION}")
+        raise VerifyError(f"this is no receipt ({error}); nothing was believed") from error
+    key, statement = _check_statement(outer.statement, keys)
     if outer.index >= len(statement.entries):
         raise VerifyError(f"the statement has {len(statement.entries)} entries, the receipt names {outer.index}")
-    entry = statement.entries[outer.index]
+    return _receipt(key, statement, outer.index, wire)
+
+
+def receipt_in(signed: bytes, task_id: bytes, key: Verifier) -> Receipt:
+    """Return the receipt of a task in a statement that `key` signed, else raise as `check_receipt` does."""
+    _, statement = _check_statement(signed, [key])
+    for index, entry in enumerate(statement.entries):
+        if entry.task_id == task_id:
+            return _receipt(key, statement, index, encode_receipt(signed, index))
+    raise VerifyError(f"the server's statement says nothing of task {task_id.hex()}; nothing was believed")
+
+
+def _receipt(key: Verifier, statement: Statement, index: int, wire: bytes) -> Receipt:
+    entry = statement.entries[index]
     return Receipt(
         key.key_id,
         statement.server,
@@ -162,6 +166,23 @@ def check_receipt(wire: bytes, keys: Iterable[Verifier]) -> Receipt:
         entry.ended_s,
         wire,
     )
+
+
+def _check_statement(signed: bytes, keys: Iterable[Verifier]) -> tuple[Verifier, Statement]:
+    try:
+        envelope = decode_envelope(signed)
+    except ProtocolError as error:
+        raise VerifyError(f"this is no receipt ({error}); nothing was believed") from error
+    if envelope.payload_type != RECEIPT_TYPE:
+        raise VerifyError(f"this is signed as {envelope.payload_type!a} and no receipt; nothing was believed")
+    key = _signed_by(envelope, keys)
+    try:
+        statement = _statements.decode(envelope.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise VerifyError(f"the signed statement is malformed ({error}); nothing was believed") from error
+    if statement.version != STATEMENT_VERSION:
+        raise VerifyError(f"the statement has version {statement.version}, this side knows {STATEMENT_VERSION}")
+    return key, statement
 
 
 def _signed_by(envelope: Envelope, keys: Iterable[Verifier]) -> Verifier:

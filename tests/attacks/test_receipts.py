@@ -47,7 +47,7 @@ def as_batch(task_id: bytes, program: bytes) -> bytes:
 
 
 LIES: Final[dict[str, tuple[Lie, type[VerifyError]]]] = {
-    "another task": (replaced(task_id=b"x" * 16), BadSignatureError),
+    "another task": (replaced(task_id=b"x" * 16), VerifyError),
     "another program": (replaced(program=b"x" * 32), BadSignatureError),
     "another result": (replaced(result=DIGEST), BadSignatureError),
     "another outcome": (replaced(outcome="raised"), BadSignatureError),
