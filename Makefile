@@ -45,11 +45,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 test: lint
-	@.ci/apt ssh-keygen
+	@.ci/apt ssh-keygen sshd
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-pythons:
-	@.ci/apt ssh-keygen
+	@.ci/apt ssh-keygen sshd
 	@set -e; for python in $(PYTHONS); do \
 		if ! $$python -c '' 2>/dev/null; then echo "$$python: not on this machine, skipped"; continue; fi; \
 		test -x $(VENV)/$$python/bin/python || $$python -m venv $(VENV)/$$python; \

@@ -100,7 +100,9 @@ if TYPE_CHECKING:
         speculate,
     )
     from secfarm.farm.ptree import Ptree
+    from secfarm.farm.receipts import verify_receipt
     from secfarm.farm.reductions import pmap_reduce, preduce, preduce_partial
+    from secfarm.farm.remote import end_local_servers, end_remote_servers, start_remote_servers
     from secfarm.farm.search import (
         pcount,
         pcount_if,
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from secfarm.farm.timeout import Timeout, cancel_timeout, submit_timeout
     from secfarm.sign.keys import PublicKey, SigningKey
     from secfarm.task.progress import progress
+    from secfarm.trust.receipt import Receipt
 
     __version__: str
 
@@ -147,6 +150,7 @@ __all__ = [
     "PtreeError",
     "PublicKey",
     "PythonVersionError",
+    "Receipt",
     "RedefinedNodeError",
     "ReplayedError",
     "ResourceExceededError",
@@ -177,6 +181,8 @@ __all__ = [
     "delay",
     "do_fast_receives",
     "end_kernel",
+    "end_local_servers",
+    "end_remote_servers",
     "end_server",
     "force",
     "fulfill",
@@ -227,6 +233,7 @@ __all__ = [
     "set_kernel",
     "speculate",
     "start_local_servers",
+    "start_remote_servers",
     "start_server",
     "submit_task",
     "submit_timeout",
@@ -236,6 +243,7 @@ __all__ = [
     "task_priority",
     "try_receive_result",
     "use_kernel",
+    "verify_receipt",
 ]
 
 # Module -> its public names. tests/test_repository.py holds this, the imports above and __all__ together.
@@ -297,7 +305,9 @@ _HOMES: Final = {
         "speculate",
     ),
     "secfarm.farm.ptree": ("Ptree",),
+    "secfarm.farm.receipts": ("verify_receipt",),
     "secfarm.farm.reductions": ("pmap_reduce", "preduce", "preduce_partial"),
+    "secfarm.farm.remote": ("end_local_servers", "end_remote_servers", "start_remote_servers"),
     "secfarm.farm.search": (
         "pcount",
         "pcount_if",
@@ -317,6 +327,7 @@ _HOMES: Final = {
     "secfarm.farm.timeout": ("Timeout", "cancel_timeout", "submit_timeout"),
     "secfarm.sign.keys": ("PublicKey", "SigningKey"),
     "secfarm.task.progress": ("progress",),
+    "secfarm.trust.receipt": ("Receipt",),
 }
 
 # A type checker sees the imports above instead; a __getattr__ would make every misspelt name an `object` to it.

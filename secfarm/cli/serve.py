@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from secfarm.cli.client import listening_addresses, some_addresses
+from secfarm.cli.detach import detached, open_log
 from secfarm.cli.output import Output, output_options, pass_output, printable
-from secfarm.daemon.process import serve
+from secfarm.daemon.process import serve, serve_line
+from secfarm.daemon.stdio import StdioLine
 from secfarm.disk.auditlog import verify_log
 from secfarm.disk.config import load_server_config, state_home
 from secfarm.disk.credentials import server_credentials
@@ -55,12 +57,26 @@ _IGNORED: Final = ("kerberos", "tls")
     "listens only where it is told to.",
 )
 @click.option("--check", is_flag=True, help="Read everything, say what would be served, and do not listen.")
+@click.option("--stdio", is_flag=True, help="Serve one connection over standard input and output, and end with it.")
+@click.option("--detach", is_flag=True, help="Return once it listens; the server goes on in a session of its own.")
 @output_options()
 @pass_output
 def command(
-    output: Output, *, file: Path | None, addresses: tuple[str, ...], hubs: tuple[str, ...], check: bool
+    output: Output,
+    *,
+    file: Path | None,
+    addresses: tuple[str, ...],
+    hubs: tuple[str, ...],
+    check: bool,
+    stdio: bool,
+    detach: bool,
 ) -> None:
-    """Serve tasks. SIGTERM lets what runs finish, a second one ends at once."""
+    """Serve tasks. SIGTERM lets what runs finish, a second one ends at once.
+
+    With --stdio or --detach the log is appended to serve.log in the state directory.
+    """
+    if check + stdio + detach > 1 or (stdio and (addresses or hubs)):
+        raise click.UsageError("--check, --stdio and --detach exclude each other; --stdio listens and dials nowhere")
     config = load_server_config(file, os.environ, dial=tuple([parse_address(hub) for hub in hubs]))
     listen = [parse_address(address, listening=True) for address in addresses] or list(config.listen)
     for name in _IGNORED:
@@ -69,7 +85,14 @@ def command(
     if check:
         _check(output, config, listen)
         return
-    _log_to_stderr(output)
+    log = (config.state or state_home(os.environ)) / "serve.log"
+    if stdio:
+        _serve_stdio(output, config, log)
+        return
+    if detach:
+        detached(output, log)
+        return
+    _log_to(logging.StreamHandler(), output)
     dialling = {"dialling": [str(address) for address in config.dial]} if config.dial else {}
 
     def ready(opened: list[Address]) -> None:
@@ -81,6 +104,18 @@ def command(
             )
 
     serve(config, listen=listen, ready=ready)
+
+
+def _serve_stdio(output: Output, config: ServerConfig, log: Path) -> None:
+    if os.isatty(0) or os.isatty(1):
+        raise click.UsageError("--stdio speaks TLS: it is for sshd to start, not for a terminal")
+    stream = os.fdopen(open_log(log), "a", encoding="utf-8", errors="backslashreplace")
+    _log_to(logging.StreamHandler(stream), output)
+    line = StdioLine()
+    try:
+        serve_line(config, line.socket)
+    finally:
+        line.finish()
 
 
 def _check(output: Output, config: ServerConfig, listen: Sequence[Address]) -> None:
@@ -135,8 +170,7 @@ class _OneLine(logging.Formatter):
         return printable(super().format(record), one_line=True)
 
 
-def _log_to_stderr(output: Output) -> None:
-    stream = logging.StreamHandler()
+def _log_to(stream: logging.Handler, output: Output) -> None:
     stream.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("secfarm")
     log.addHandler(stream)

@@ -15,12 +15,25 @@ from secfarm.farm.launcher import server_status
 @output_options()
 @pass_output
 def command(output: Output, *, address: str, timeout_s: float) -> None:
-    """Show workers, sessions and batches of the server at ADDRESS. Needs the grant `admin`."""
+    """Show workers, sessions and queues of the server at ADDRESS. Needs the grant `admin`."""
     status = server_status(address, auth=client_auth(), timeout_s=timeout_s)
-    output.answer({"address": address, **status}, *[f"{_line(name)}: {_shown(status[name])}" for name in status])
+    lines = [f"{_line(name)}: {_shown(status[name])}" for name in status if not name.endswith("_records")]
+    for kind in ("worker", "session"):
+        lines += [f"{kind}: {_fields(record)}" for record in _records(status.get(f"{kind}_records"))]
+    output.answer({"address": address, **status}, *lines)
+
+
+def _records(found: object) -> list[dict[object, object]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _fields(record: dict[object, object]) -> str:
+    return ", ".join(f"{_line(str(name))} {_shown(value)}" for name, value in record.items() if value is not None)
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return _line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 

@@ -14,12 +14,18 @@ from secfarm.disk.credentials import server_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from secfarm.auth.base import Auth
     from secfarm.disk.config import ServerConfig
 
 
-def make_server(config: ServerConfig, auth: Auth | None, name: str | None) -> Server:
+def audit_path(config: ServerConfig) -> Path:
+    """Return the audit log's file."""
+    return config.audit or (config.state or state_home(os.environ)) / "audit.jsonl"
+
+
+def make_server(config: ServerConfig, auth: Auth | None, name: str | None, audit: AuditLog | None = None) -> Server:
     """Return a server that is not started.
 
     Raises:
@@ -27,14 +33,13 @@ def make_server(config: ServerConfig, auth: Auth | None, name: str | None) -> Se
     """
     credentials = server_credentials(config, auth)
     state = config.state or state_home(os.environ)
-    audit = AuditLog(config.audit or state / "audit.jsonl")
     return Server(
         name=name or config.name or socket.gethostname(),
         auths=credentials.auths,
         store=credentials.store,
         policy=credentials.policy,
         read_again=lambda: server_credentials(config, auth),
-        audit=audit,
+        audit=audit or AuditLog(audit_path(config)),
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
     )

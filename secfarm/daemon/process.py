@@ -19,14 +19,16 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secfarm.daemon.make import loop_factory, make_server
+from secfarm.daemon.make import audit_path, loop_factory, make_server
 from secfarm.daemon.supervisor import supervise
+from secfarm.disk.auditlog import open_free_log
 from secfarm.disk.config import load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.limits import DEFAULT_PORT
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from typing import Self
 
@@ -71,6 +73,27 @@ async def _serve_alone(config: ServerConfig, ready: Callable[[list[Address]], No
     addresses = await server.start(config.listen, config.dial)
     gc.freeze()  # what lives as long as the process need not be looked at again by the collector
     ready(addresses)
+    await server.finished.wait()
+
+
+def serve_line(config: ServerConfig, line: socket.socket) -> None:
+    """Run a server in this process for the one connection that `line` is, and end with it; nothing listens.
+
+    Other servers of the same configuration may run: it writes an audit log of its own beside the configuration's.
+
+    Raises:
+        SecfarmError: as `serve`.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve_line(config, line))
+
+
+async def _serve_line(config: ServerConfig, line: socket.socket) -> None:
+    server = make_server(config, None, None, open_free_log(audit_path(config)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _Ender(server))
+    await server.start(())
+    await server.serve_only(line)
     await server.finished.wait()
 
 

@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
+from secfarm.auth.ed25519 import Ed25519AuthServer
 from secfarm.daemon.session import ServerSession
+from secfarm.daemon.status import status_of
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.daemon.ways import GateWays, OwnWays, Ways
 from secfarm.errors import AuthError, KernelError, SecfarmError
@@ -23,10 +25,12 @@ from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
 from secfarm.net.listen import local_address, open_sockets
 from secfarm.net.pump import Connection
 from secfarm.run.pool import WorkerPool
+from secfarm.sign.keys import SigningKey
 from secfarm.wire.messages import NONCE_BYTES
 from secfarm.wire.session import Session
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable, Mapping
 
     from secfarm.auth.base import Auth
@@ -66,6 +70,7 @@ class Server:
         self.sessions: set[ServerSession] = set()
         self.loop = asyncio.get_running_loop()
         self.clock = time.time
+        self.started_s = self.clock()
         self.verified = 0
         self.refused = 0
         self.finished = asyncio.Event()
@@ -75,7 +80,7 @@ class Server:
         self._archive = archive
         self._unrecorded: OSError | None = None
         self._ways: Ways | None = None
-        self._dial: list[str] = []
+        self.dial: list[str] = []
         self.pool = WorkerPool(self.loop, workers)
         self._ending = False
         self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)
@@ -122,11 +127,17 @@ class Server:
         self._started(ways, listen, dial)
         return ways
 
+    async def serve_only(self, sock: socket.socket) -> None:
+        """Serve the one connection that `sock` is, and end with it; for a server that listens nowhere."""
+        if isinstance(self._ways, OwnWays):
+            await self._ways.take(sock)
+        self.end()
+
     def _started(self, ways: Ways, listen: Iterable[str], dial: Iterable[str]) -> None:
         self._ways = ways
-        self._dial = list(dial)
+        self.dial = list(dial)
         started: dict[str, AuditValue] = {"listen": list(listen), "workers": self.pool.size}
-        self.audit("started", started | ({"dial": self._dial} if self._dial else {}))
+        self.audit("started", started | ({"dial": self.dial} if self.dial else {}))
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
@@ -142,6 +153,12 @@ class Server:
             self.audit("turned-away", {"source": session.principal, "reason": reason})
             raise AuthError(reason)
         self.sessions.add(session)
+
+    @property
+    def key(self) -> SigningKey | None:
+        """What signs receipts; a server that knows its clients by secrets alone has none."""
+        keys = [auth.key for auth in self._auths.values() if isinstance(auth, Ed25519AuthServer)]
+        return next((key for key in keys if isinstance(key, SigningKey)), None)
 
     def audit(self, event: str, fields: Mapping[str, AuditValue]) -> None:
         """Write one record. When that fails the server ends: what goes unrecorded must not go on."""
@@ -193,19 +210,12 @@ class Server:
 
     def status(self) -> dict[str, object]:
         """Workers, sessions and queues."""
-        return {
-            "server": self.name,
-            "pid": os.getpid(),
-            "python_version": self.python_version,
-            "workers": self.pool.size,
-            "busy": self.pool.busy,
-            "sessions": [session.principal for session in self.sessions],
-            "tasks": len(self.tasks),
-            "batches_verified": self.verified,
-            "batches_refused": self.refused,
-            "dial": self._dial,
-            "dialled": [] if self._ways is None else self._ways.connected(),
-        }
+        return status_of(self)
+
+    @property
+    def dialled(self) -> list[str]:
+        """The hubs that there is a session with."""
+        return [] if self._ways is None else self._ways.connected()
 
     # --- ends -----------------------------------------------------------------------------------------------------
 

@@ -14,13 +14,11 @@ import msgspec
 
 from secfarm.daemon.arrivals import Arrivals, Value
 from secfarm.daemon.live import LiveBuffer
+from secfarm.daemon.receipts import Notary
 from secfarm.daemon.tasks import Task
 from secfarm.errors import PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
     IDLE_TIMEOUT_S,
-    INLINE_BYTES,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_CALLS,
     MAX_OUTPUT_CHARS,
     MAX_PENDING_VALUES_BYTES,
 )
@@ -31,17 +29,14 @@ from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import AnyOrder, Blob, Cancel, EndServer, Kill, Running, Status, TakeBack
 from secfarm.trust.policy import Isolation, Limits
 from secfarm.trust.verify import SessionTrust, VerifiedBatch, verify_batch
-from secfarm.wire.blobs import blob_of
 from secfarm.wire.messages import (
     Chunk,
     Goodbye,
     Goodbyes,
     OrderResult,
-    Outcome,
     Ping,
     Pong,
     Received,
-    Results,
     Submit,
     Welcome,
     Workers,
@@ -71,6 +66,7 @@ class ServerSession:
         self._connection = connection
         self._trust: SessionTrust | None = None
         self._crew: Crew | None = None
+        self._notary: Notary | None = None
         self._limits = Limits()
         self._arrivals = Arrivals()
         self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
@@ -83,6 +79,7 @@ class ServerSession:
         self._flush_scheduled = False
         self._unanswered: Ping | None = None  # the last one that came while the client did not read
         self._peer: Peer | None = None
+        self._since_s = 0.0
         self.principal = ""
         self.draining = False
 
@@ -128,7 +125,7 @@ class ServerSession:
 
     def _establish(self, event: Established) -> None:
         server, session = self._server, self._connection.session
-        self._peer = event.peer
+        self._peer, self._since_s = event.peer, server.clock()
         self.principal = event.peer.principal
         grant = server.policy.grant_for(self.principal)
         server.admit(self)
@@ -136,6 +133,7 @@ class ServerSession:
             session_id=session.session_id, principal=self.principal, store=server.store, policy=server.policy
         )
         self._limits = grant.limits
+        self._notary = Notary(server.name, event.peer, session.session_id, server.key)
         self._crew = server.pool.crew(single_use=grant.confine.isolation is Isolation.TASK)
         welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
         self._connection.send(welcome)
@@ -233,7 +231,7 @@ class ServerSession:
         ):
             self._tell_at_once(call.task_id, PolicyError(f"more than {limits.tasks} tasks are outstanding"))
             return
-        task = Task(self.principal, call.task_id, self, crew)
+        task = Task(self.principal, call.task_id, self, program.digest, crew)
         table.add(task)
         self._tasks.add(task)
         work = task.work = Work(
@@ -333,30 +331,14 @@ class ServerSession:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if not self._connection.session.ready or not self._connection.writable:
+        if self._notary is None or not self._connection.session.ready or not self._connection.writable:
             return  # on_writable comes back to it
-        for message in self._live.take():
-            self._connection.send(message)
-        outcomes: list[Outcome] = []
-        large: list[tuple[Blob, bytes]] = []
-        size = 0
+        for news in self._live.take():
+            self._connection.send(news)
         told, self._finished = self._finished, []
-        for task, done in told:
-            value: bytes | Blob | None = done.value
-            if done.value is not None and len(done.value) > INLINE_BYTES:
-                value = blob_of(done.value)
-                large.append((value, done.value))
-            else:
-                size += len(done.value or b"")
-            size += len(done.output)
-            if done.error is not None:
-                size += len(done.error.report) + len(done.error.description)
-            outcomes.append(Outcome(task.task_id, value, done.error, done.started_s, done.ended_s, done.output))
-            if size > MAX_BATCH_BYTES or len(outcomes) == MAX_BATCH_CALLS:
-                self._connection.send(Results(tuple(outcomes)))
-                outcomes, size = [], 0
-        if outcomes:
-            self._connection.send(Results(tuple(outcomes)))
+        messages, large = self._notary.results(told)
+        for message in messages:
+            self._connection.send(message)
         for blob, whole in large:
             self._connection.send_value(blob, whole)
         if told:

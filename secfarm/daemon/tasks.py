@@ -25,6 +25,7 @@ class Task:
     principal: str
     task_id: bytes
     session: ServerSession | None  # whom to tell; None while nobody is there to hear it
+    program: str = ""  # its digest; empty for a call that was refused
     crew: Crew | None = None
     work: Work | None = None
     done: Done | None = None

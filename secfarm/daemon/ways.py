@@ -68,6 +68,7 @@ class OwnWays:
         self._door = Door(context, partial(host.connection, certificate, None), host.turned_away)
         for sock in sockets:
             self._door.open(sock)
+        self.take = self._door.take
         self._diallers = [
             Dialler(address, partial(host.connection, b"", address), host.turned_away)
             for address in dict.fromkeys(dial)

@@ -5,6 +5,7 @@ One process writes a log (it holds a lock). A log whose chain is broken is not c
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,7 @@ from typing import BinaryIO, Self
 
 from secfarm.disk.guard import check_owner_and_mode, sync_directory, write_all
 from secfarm.errors import ConfigError, TrustFileError, VerifyError
+from secfarm.limits import MAX_SESSIONS
 from secfarm.trust.audit import AuditChain, AuditSummary, AuditValue, verify_chain
 
 
@@ -80,6 +82,19 @@ class AuditLog:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_free_log(path: Path) -> AuditLog:
+    """Return the first of the logs `NAME-1`, `NAME-2`, ... beside `path` that no other process writes.
+
+    Raises:
+        VerifyError, TrustFileError: as `AuditLog`.
+        ConfigError: all are being written.
+    """
+    for number in range(1, MAX_SESSIONS + 1):
+        with contextlib.suppress(ConfigError):
+            return AuditLog(path.with_stem(f"{path.stem}-{number}"))
+    raise ConfigError(f"{path}: {MAX_SESSIONS} servers write audit logs beside it; nothing was started")
 
 
 def verify_log(path: str | os.PathLike[str]) -> AuditSummary:

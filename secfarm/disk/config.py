@@ -44,6 +44,15 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SshConfig:
+    """`[ssh]` of a client: how `ssh://` addresses are dialled. The fields are words; nothing passes a local shell."""
+
+    program: str = "ssh"
+    options: tuple[str, ...] = ()
+    command: tuple[str, ...] = ("secfarm", "serve", "--stdio")
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """A server's config.toml. Where a value is None the server has its own default (host name, cores, ...)."""
 
@@ -71,6 +80,7 @@ class ClientConfig:
     key: Path | None = None
     secret: Path | None = None
     kerberos: KerberosConfig | None = None
+    ssh: SshConfig | None = None
     file: Path | None = None
 
 
@@ -169,6 +179,7 @@ def load_client_config(path: str | os.PathLike[str] | None, environ: Mapping[str
         key=key,
         secret=secret,
         kerberos=_client_kerberos(root.table("kerberos")),
+        ssh=_ssh(root.table("ssh")),
         file=file,
     )
     root.finish()
@@ -238,6 +249,19 @@ def _client_kerberos(table: Table | None) -> KerberosConfig | None:
     if table is None:
         return None
     config = KerberosConfig(service_name=table.text("service_name") or DEFAULT_SERVICE)
+    table.finish()
+    return config
+
+
+def _ssh(table: Table | None) -> SshConfig | None:
+    if table is None:
+        return None
+    default = SshConfig()
+    config = SshConfig(
+        program=table.text("program") or default.program,
+        options=table.texts("options"),
+        command=table.texts("command") or default.command,
+    )
     table.finish()
     return config
 

@@ -7,8 +7,8 @@ says which file to make.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from secfarm.auth.base import Auth
 from secfarm.auth.ed25519 import Ed25519AuthClient, Ed25519AuthServer
@@ -20,7 +20,7 @@ from secfarm.errors import ConfigError
 from secfarm.sign.keys import SharedSecret, Signer, SigningKey
 from secfarm.trust.policy import Policy
 from secfarm.trust.store import KnownServers, TrustStore
-from secfarm.wire.address import Address
+from secfarm.wire.address import Address, SshAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,18 @@ class ClientCredentials:
             ConfigError: it cannot be used as written.
         """
         return self._config.get().hosts
+
+    def routed(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
+        """Return the addresses, those of ssh with what the configuration's `[ssh]` says; only they have it read.
+
+        Raises:
+            ConfigError: it cannot be used as written.
+        """
+        return tuple([self._through(one) if isinstance(one, SshAddress) else one for one in addresses])
+
+    def _through(self, address: SshAddress) -> SshAddress:
+        ssh = self._config.get().ssh
+        return address if ssh is None else replace(address, ssh=(ssh.program, *ssh.options), command=ssh.command)
 
 
 def client_credentials(

@@ -18,6 +18,7 @@ from secfarm.farm.failure import error_of
 from secfarm.farm.future import LiveFuture
 from secfarm.farm.link import Link
 from secfarm.farm.live import Callbacks, hear
+from secfarm.farm.receipts import keep
 from secfarm.farm.schedule import Schedule
 from secfarm.task import codec
 from secfarm.task.payload import Cancel, TakeBack
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import Auth
     from secfarm.farm.future import Future, Submission
+    from secfarm.farm.receipts import Testimony
     from secfarm.farm.schedule import Identity, Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order
@@ -244,13 +246,16 @@ class Dispatch:
             raise ProtocolError("the server tells of a task that it was not given")
         hear(self._callbacks, submission, message)
 
-    def finish(self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None) -> None:
+    def finish(
+        self, link: Link, seat: Seat, outcome: Outcome, value: bytes | None, testimony: Testimony | None
+    ) -> None:
         """A server has answered: the future gets its value or its error, behind what its task told meanwhile."""
         submission = self._schedule.finish(seat, outcome.task_id, outcome.ended_s - outcome.started_s)
         if submission is None:
             raise ProtocolError("the server reports a task that it was not given")
         future = submission.future
         future.output = outcome.output
+        keep(submission, testimony, outcome)
         killed = outcome.error is not None and outcome.error.code == TaskKilledError.code
         if submission.verdict is not None:
             if not submission.verdict.done():  # who asked for it may have been interrupted

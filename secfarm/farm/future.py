@@ -7,17 +7,21 @@ import math
 import os
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from secfarm.errors import KernelError
+from secfarm.farm.receipts import receipt_of
 from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task.payload import Priority
+from secfarm.trust.receipt import OK
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from secfarm.farm.receipts import Testimony
     from secfarm.task.program import Program
+    from secfarm.trust.receipt import Receipt
 
 T = TypeVar("T")
 
@@ -73,12 +77,16 @@ class Future(concurrent.futures.Future[T]):
 
     output: str = ""
     progress: tuple[float, float, str] | None = None
+    # For the kernel; see `receipt`.
+    testimony: Testimony | None = None
+    outcome: str = OK
+    digest: bytes = b""
     before: Sequence[object] = ()  # of a spread task that failed: the results that stand before the failing item
 
     def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
         super().__init__()
         self._task_id = submission.task_id
-        self._name = submission.program.name
+        self._program = submission.program
         # None once done: the submission names us, and large arguments must not wait for the garbage collector.
         self._submission: Submission | None = submission
         self._cancel = cancel
@@ -87,6 +95,21 @@ class Future(concurrent.futures.Future[T]):
     def task_id(self) -> str:
         """Name of the task in every log."""
         return self._task_id.hex()
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The server's signed word on what it ran and what came of it, checked now against what came.
+
+        None before the task is done, and where the server had nothing to sign with that we could check: it is signed
+        by the key, or the shared secret, that the server proved in the session. `verify_receipt` checks it elsewhere.
+
+        Raises:
+            VerifyError: the server sent one that is not its own, or not about this result.
+        """
+        testimony = self.testimony
+        if testimony is None:
+            return None
+        return receipt_of(cast("Future[object]", self), testimony, self._task_id, self._program.digest)
 
     def running(self) -> bool:
         """Whether it was sent to a server and is not done."""
@@ -122,7 +145,7 @@ class Future(concurrent.futures.Future[T]):
 
     def __repr__(self) -> str:
         state = "running" if self.running() else self._state.lower().replace("_", " ")
-        return f"<secfarm.Future {self.task_id} of {self._name}: {state}>"
+        return f"<secfarm.Future {self.task_id} of {self._program.name}: {state}>"
 
 
 class LiveFuture(Future[T]):

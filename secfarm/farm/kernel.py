@@ -83,8 +83,8 @@ class Kernel(concurrent.futures.Executor):
         """Connect to every address, and wait until each has answered.
 
         Args:
-            addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`; those of
-                the configuration where none is given, here or by `listen`.
+            addresses: `"host:port"`, `"[::1]:port"`, `"host"` (port 7419), `("host", port)`, `"unix:/path"`,
+                `"ssh://[user@]host[:port]"`; those of the configuration where none is given, here or by `listen`.
             auth: how to prove who we are; by default with the key.
             key: signs what is sent; by default the auth's own key or secret, or the configuration's.
             name: for people and logs.
@@ -102,8 +102,7 @@ class Kernel(concurrent.futures.Executor):
             credentials = client_credentials(auth, key, os.environ)
         except ConfigError as error:
             raise KernelCreationError(str(error)) from error
-        if not listening:
-            parsed = parsed or credentials.hosts
+        parsed = credentials.routed(parsed if parsed or listening else credentials.hosts)
         if not parsed and not listening:
             raise KernelCreationError(
                 "no server is named; give addresses or listen=, set SECFARM_HOSTS or `hosts` of config.toml, or use "

@@ -242,12 +242,12 @@ def server_status(
 def _ask(
     address: str | tuple[str, int], auth: Auth | None, timeout_s: float | None, question: Callable[[Link], Awaitable[T]]
 ) -> T:
-    parsed = parse_address(address)
     credentials = client_credentials(auth, None, os.environ)
+    addresses = credentials.routed([parse_address(address)])
 
     async def asking() -> T:
         dispatch = Dispatch(background_loop(), at_most_once=True)
-        await dispatch.open([parsed], credentials.auth, credentials.signer, "secfarm")
+        await dispatch.open(addresses, credentials.auth, credentials.signer, "secfarm")
         (link,) = dispatch.links
         try:
             async with asyncio.timeout(timeout_s):

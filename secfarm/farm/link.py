@@ -19,6 +19,7 @@ import msgspec
 from secfarm.auth.base import End, Side
 from secfarm.errors import AuthError, ConfigError, ConnectionLostError, ProtocolError, SecfarmError
 from secfarm.farm.failure import error_of
+from secfarm.farm.receipts import testimony_of
 from secfarm.limits import (
     IDLE_PING_S,
     IDLE_TIMEOUT_S,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from secfarm.auth.base import Auth
     from secfarm.farm.dispatch import Dispatch
     from secfarm.farm.future import Submission
+    from secfarm.farm.receipts import Testimony
     from secfarm.farm.schedule import Identity, Seat
     from secfarm.sign.keys import Signer
     from secfarm.task.payload import Order, ProgramText
@@ -94,7 +96,7 @@ class Link:
         self._sequence = itertools.count(1)
         self._announced: set[bytes] = set()
         self._blobs = BlobInbox()
-        self._awaiting: dict[Blob, list[Outcome]] = {}
+        self._awaiting: dict[Blob, list[tuple[Outcome, Testimony | None]]] = {}
         self._received = 0
         self._acknowledging = False
         self._heard_s = time.monotonic()
@@ -320,12 +322,13 @@ class Link:
         if seat is None:
             raise ProtocolError("results came before the welcome")
         self._received += len(message.outcomes)
+        testimony = testimony_of(message, None if self._connection is None else self._connection.session.peer)
         for outcome in message.outcomes:
             if isinstance(outcome.value, Blob):
                 self._blobs.announce(outcome.value)
-                self._awaiting.setdefault(outcome.value, []).append(outcome)
+                self._awaiting.setdefault(outcome.value, []).append((outcome, testimony))
             else:
-                self._dispatch.finish(self, seat, outcome, outcome.value)
+                self._dispatch.finish(self, seat, outcome, outcome.value, testimony)
         self._acknowledge()
         self._dispatch.pump_soon()
 
@@ -335,7 +338,8 @@ class Link:
             return
         blob, value = complete
         outcomes = self._awaiting[blob]
-        self._dispatch.finish(self, self.seat, outcomes.pop(0), value)
+        outcome, testimony = outcomes.pop(0)
+        self._dispatch.finish(self, self.seat, outcome, value, testimony)
         if not outcomes:
             del self._awaiting[blob]
         self._acknowledge()

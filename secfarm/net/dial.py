@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S
+from secfarm.net.ssh import SshLine
 from secfarm.net.tls import initiator_context
-from secfarm.wire.address import UnixAddress
+from secfarm.wire.address import SshAddress, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _FIRST_PAUSE_S: Final = 0.05
+
+_SSH_TIMEOUT_S: Final = 30.0  # ssh has a handshake of its own, and then a server is to start
 
 
 class BackOff:
@@ -51,13 +54,33 @@ async def dial(address: Address, make: Callable[[], S]) -> S:
         OSError: nobody answers there, or not within the time for a handshake.
         AuthError: one side did not believe the other.
         ProtocolError: the other side speaks something else.
+        ConfigError: ssh cannot be started.
     """
+    if not isinstance(address, SshAddress):
+        return await _dial(address, make, None, 2 * HANDSHAKE_TIMEOUT_S)
+    line = SshLine(address)
+    try:
+        connection = await _dial(address, make, line.socket, _SSH_TIMEOUT_S)
+    except (OSError, ProtocolError) as error:
+        raise await line.failure(error) from error
+    except BaseException:
+        line.end()
+        raise
+    connection.closed.add_done_callback(lambda _: line.end())
+    return connection
+
+
+async def _dial(address: Address, make: Callable[[], S], line: socket.socket | None, limit_s: float) -> S:
     loop = asyncio.get_running_loop()
     context = initiator_context()
     connection = make()
     try:
-        async with asyncio.timeout(2 * HANDSHAKE_TIMEOUT_S):
-            if isinstance(address, UnixAddress):
+        async with asyncio.timeout(limit_s):
+            if isinstance(address, SshAddress):
+                await loop.create_unix_connection(
+                    lambda: connection, sock=line, ssl=context, server_hostname="", ssl_handshake_timeout=limit_s
+                )
+            elif isinstance(address, UnixAddress):
                 await loop.create_unix_connection(
                     lambda: connection,
                     address.path,
@@ -78,7 +101,7 @@ async def dial(address: Address, make: Callable[[], S]) -> S:
             await asyncio.shield(connection.ready)
     except TimeoutError as error:
         connection.abort()
-        raise TimeoutError(f"{address} did not complete the handshake within {2 * HANDSHAKE_TIMEOUT_S:g} s") from error
+        raise TimeoutError(f"{address} did not complete the handshake within {limit_s:g} s") from error
     except ValueError as error:
         connection.abort()
         raise ProtocolError(f"{address}: {error}") from error

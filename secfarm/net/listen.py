@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from secfarm.errors import AuthError, ConfigError, ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S, MAX_UNAUTHENTICATED, MAX_UNAUTHENTICATED_PER_SOURCE
 from secfarm.net.penalty import Penalties
-from secfarm.wire.address import Address, TcpAddress, UnixAddress, parse_address
+from secfarm.wire.address import Address, SshAddress, TcpAddress, UnixAddress, parse_address
 from secfarm.wire.messages import Goodbyes
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def open_socket(address: Address) -> socket.socket:
     """Return a listening socket on `address`.
 
     Raises:
-        ConfigError: it is taken, or not ours.
+        ConfigError: it is taken, not ours, or an address of ssh.
     """
+    if isinstance(address, SshAddress):
+        raise ConfigError(f"cannot listen on {address}: ssh itself starts `secfarm serve --stdio` there")
     try:
         return _open_unix(address.path) if isinstance(address, UnixAddress) else _open_tcp(address)
     except OSError as error:
@@ -140,6 +142,12 @@ class Door:
         """Accept connections on `sock` from now on."""
         self._sockets.append(sock)
         self._accepting.append(asyncio.get_running_loop().create_task(self._accept(sock)))
+
+    async def take(self, peer: socket.socket) -> None:
+        """Let in one connection that came otherwise; return once it is a session, or was turned away."""
+        source = source_of(peer)
+        self._waiting[source] += 1
+        await self._take(peer, source)
 
     def close(self) -> None:
         """Accept no more; connections that stand at the door are turned away, sessions live on."""

@@ -76,6 +76,11 @@ class WorkerPool:
         """How many workers run a call."""
         return sum(1 for worker in self._workers.values() if worker.queue)
 
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers, spares included."""
+        return list(self._workers.values())
+
     def pids(self) -> list[int]:
         """Process ids of all workers, spares included."""
         return [process.pid for process in self._workers]

@@ -1,13 +1,14 @@
 """Addresses: where a server or a hub listens, as text and as parts. Pure; nothing is resolved or dialled here.
 
-Normal form (`str()`): `host:port`, `[ipv6]:port`, `unix:/path`. It is what `known_servers` patterns are matched with.
+Normal form (`str()`): `host:port`, `[ipv6]:port`, `unix:/path`, `ssh://[user@]host[:port]`. It is what `known_servers`
+patterns are matched with.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from secfarm.limits import DEFAULT_PORT
@@ -19,7 +20,9 @@ _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{0,15}")  # an interface's name: IFNAMSIZ of Linux is 16 with its end mark
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _NUMERIC_HOST: Final = re.compile(r"[0-9.]+")
-_FORMS: Final = 'write "host", "host:port", "[ipv6]:port", ("host", port) or "unix:/path"'
+_USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
+_SSH: Final = "ssh://"
+_FORMS: Final = 'write "host", "host:port", "[ipv6]:port", ("host", port), "unix:/path" or "ssh://[user@]host[:port]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,38 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address: TypeAlias = TcpAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class SshAddress:
+    """A server that ssh starts for us and whose session goes over its pipes.
+
+    Attributes:
+        host: as ssh is to know it; an IPv6 address without brackets.
+        user, port: of ssh; "" and None leave them to its own configuration.
+        ssh: the program and its options.
+        command: the words of what runs there.
+    """
+
+    host: str
+    user: str = ""
+    port: int | None = None
+    ssh: tuple[str, ...] = field(default=("ssh",), compare=False, repr=False)
+    command: tuple[str, ...] = field(default=("secfarm", "serve", "--stdio"), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{_SSH}{f'{self.user}@' * bool(self.user)}{host}{'' if self.port is None else f':{self.port}'}"
+
+
+Address: TypeAlias = TcpAddress | UnixAddress | SshAddress
 
 
 def parse_address(value: str | tuple[str, int] | Address, *, listening: bool = False) -> Address:
     """Return the address that the user wrote.
 
     Args:
-        value: `"host"` (port 7419), `"host:port"`, `"[ipv6]:port"`, `("host", port)`, `"unix:/path"`, or an address.
-        listening: port 0 is meant: the system chooses one.
+        value: `"host"` (port 7419), `"host:port"`, `"[ipv6]:port"`, `("host", port)`, `"unix:/path"`,
+            `"ssh://[user@]host[:port]"`, or an address.
+        listening: port 0 is meant: the system chooses one; ssh has no place to listen on.
 
     Raises:
         ValueError: it is none of these.
@@ -59,8 +85,12 @@ def parse_address(value: str | tuple[str, int] | Address, *, listening: bool = F
     match value:
         case TcpAddress() | UnixAddress():
             return value
+        case SshAddress() if not listening:
+            return value
         case str() if value.startswith("unix:"):
             return _unix(value)
+        case str() if value.startswith(_SSH) and not listening:
+            return _ssh(value)
         case str():
             host, port = _split(value)
             return TcpAddress(_host(host, value), _port(port, value, listening=listening))
@@ -68,6 +98,17 @@ def parse_address(value: str | tuple[str, int] | Address, *, listening: bool = F
             return TcpAddress(_host(host, value), _port(str(number), value, listening=listening))
         case _:
             raise _malformed(value, "it is neither text nor (host, port)")
+
+
+def parse_user(name: str) -> str:
+    """Return the name of a user at the far end of ssh, if it can be one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _USER.fullmatch(name):
+        raise ValueError(f"{name!r} is no user name: letters, digits and _ . @ + - are allowed; nothing was opened")
+    return name
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -114,6 +155,15 @@ def _unix(text: str) -> UnixAddress:
     if not path.isprintable() or len(path.encode()) > _MAX_PATH_BYTES:
         raise _malformed(text, f"the path is at most {_MAX_PATH_BYTES} bytes of printable text")
     return UnixAddress(path)
+
+
+def _ssh(text: str) -> SshAddress:
+    user, at, rest = text.removeprefix(_SSH).rpartition("@")
+    if at and not _USER.fullmatch(user):
+        raise _malformed(text, "that is no user name")
+    host, port = _split(rest)
+    given = rest.endswith(f":{port}")
+    return SshAddress(_host(host, text), user, _port(port, text, listening=False) if given else None)
 
 
 def _malformed(value: object, why: str) -> ValueError:

@@ -13,7 +13,13 @@ from msgspec import Meta, Struct
 
 from secfarm.auth.base import Side
 from secfarm.errors import ProtocolError
-from secfarm.limits import CHUNK_BYTES, MAX_BATCH_CALLS, MAX_FRAME_BEFORE_AUTH_BYTES, MAX_VALUE_BYTES
+from secfarm.limits import (
+    CHUNK_BYTES,
+    MAX_BATCH_CALLS,
+    MAX_FRAME_BEFORE_AUTH_BYTES,
+    MAX_STATEMENT_BYTES,
+    MAX_VALUE_BYTES,
+)
 from secfarm.task.outcome import ErrorRecord, Stream
 from secfarm.task.payload import Blob
 
@@ -95,9 +101,12 @@ class Outcome(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Results(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=5):
-    """Outcomes, in the order in which they came about."""
+    """Outcomes, in the order in which they came about, and the server's signed statement on them (trust/receipt.py)."""
 
     outcomes: Annotated[tuple[Outcome, ...], Meta(min_length=1, max_length=MAX_OUTCOMES)]
+    statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT_BYTES)] = (
+        b""  # an envelope, opaque here; empty where the server has nothing to sign with
+    )
 
 
 class Chunk(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=6):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +128,41 @@ def test_an_address_that_is_taken_is_an_error(own: Site, address: str, secfarm: 
     done = secfarm("serve", "-c", own.server_toml, "--listen", address)
     assert done.returncode == ExitStatus.USAGE
     assert f"cannot listen on {address}" in done.stderr
+
+
+def test_detach_returns_when_it_listens_and_leaves_a_server(own: Site, secfarm: Secfarm) -> None:
+    done = secfarm("serve", "-c", own.server_toml, "--detach", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads(done.stdout)
+    [address] = record["listening"]
+    assert json.loads(secfarm("status", address, "--json", env=own.client()).stdout)["pid"] == record["pid"]
+    assert Path(record["log"]) == own.folder / "state" / "serve.log"
+    assert Path(record["log"]).stat().st_mode & 0o777 == 0o600
+    assert secfarm("end-server", address, env=own.client()).returncode == 0
+
+
+def test_detach_tells_why_it_did_not_start(own: Site, secfarm: Secfarm) -> None:
+    (own.folder / "policy.toml").write_text("nonsense", "utf-8")
+    for _ in range(2):
+        done = secfarm("serve", "-c", own.server_toml, "--detach")
+        assert (done.returncode, done.stdout) == (ExitStatus.USAGE, "")
+        assert done.stderr.count("policy.toml") == 1
+        assert "hint: " in done.stderr
+
+
+def test_stdio_is_for_sshd_and_not_for_terminals(own: Site, call: Secfarm, secfarm: Secfarm) -> None:
+    for words in (["--check"], ["--detach"], ["--listen", "127.0.0.1:0"]):
+        assert call("serve", "-c", own.server_toml, "--stdio", *words).returncode == ExitStatus.USAGE
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "secfarm", "serve", "-c", own.server_toml, "--stdio"]
+    with os.fdopen(master), os.fdopen(terminal) as end:
+        done = subprocess.run(command, stdin=end, stdout=end, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == ExitStatus.USAGE
+    assert b"terminal" in done.stderr
+
+
+def test_stdio_ends_with_its_stream_and_writes_nothing_else_into_it(own: Site, secfarm: Secfarm) -> None:
+    done = secfarm("serve", "-c", own.server_toml, "--stdio", "-v")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    events = [json.loads(line)["event"] for line in (own.folder / "audit-1.jsonl").read_text("utf-8").splitlines()]
+    assert events == ["started", "turned-away", "ended"]

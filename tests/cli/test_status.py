@@ -17,6 +17,9 @@ def test_workers_sessions_and_batches(call: Secfarm, site: Site, address: str) -
     assert record["address"] == address
     assert record["workers"] == 1
     assert record["batches_verified"] >= 2
+    assert "worker: pid " in done.stdout
+    assert "session: principal ada@laptop, " in done.stdout
+    assert {one["principal"] for one in record["session_records"]} == {"ada@laptop"}
 
 
 def test_without_the_grant_it_is_refused(call: Secfarm, site: Site, address: str) -> None:

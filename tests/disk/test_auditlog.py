@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secfarm.disk.auditlog import AuditLog, SourceArchive, verify_log
+from secfarm.disk.auditlog import AuditLog, SourceArchive, open_free_log, verify_log
 from secfarm.errors import ConfigError, TrustFileError, VerifyError
 
 NOW_S = 1_700_000_000.0
@@ -129,3 +129,17 @@ def test_an_archive_reaches_no_file_outside(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrustFileError, match="cannot be made"):
         SourceArchive(tmp_path / "file" / "sources")
+
+
+def test_a_free_log_is_the_first_that_nobody_writes(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    with AuditLog(path), open_free_log(path) as first, open_free_log(path) as second:
+        first.append({"event": "first"}, 1.0)
+        second.append({"event": "second"}, 1.0)
+    with open_free_log(path) as again:
+        again.append({"event": "third"}, 2.0)
+    assert verify_log(tmp_path / "audit-1.jsonl").records == 2
+    assert verify_log(tmp_path / "audit-2.jsonl").records == 1
+    (tmp_path / "audit-1.jsonl").write_bytes(b"{}\n")
+    with pytest.raises(VerifyError):
+        open_free_log(path)

@@ -180,6 +180,8 @@ def test_a_client_config_is_read_and_the_environment_comes_first(client_home: Pa
         ("key = 'missing'\n", ":1: key: there is no file"),
         ("known_servers = 'missing'\n", ":1: known_servers: there is no file"),
         ("[kerberos]\nkeytab = 'k'\n", ":2: unknown key 'keytab'"),
+        ("[ssh]\nuser = 'ada'\n", ":2: unknown key 'user'"),
+        ("[ssh]\noptions = '-v'\n", ":2: "),
     ],
 )
 def test_a_misspelt_client_config_names_its_line(client_home: Path, text: str, message: str) -> None:

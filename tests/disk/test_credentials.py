@@ -16,7 +16,7 @@ from secfarm.sign.keys import SharedSecret, SigningKey
 from secfarm.sign.sshsig import TASK_NAMESPACE
 from secfarm.trust.policy import Right
 from secfarm.trust.store import KnownServers, TrustStore
-from secfarm.wire.address import TcpAddress
+from secfarm.wire.address import SshAddress, TcpAddress
 
 KEY = SigningKey.from_seed(bytes(range(32)))
 
@@ -140,6 +140,18 @@ def test_the_configurations_key_or_secret_is_the_default(home: Path) -> None:
     assert begins(by_secret.auth, Side.CLIENT)
     by_environment = client_credentials(None, None, environ(home, SECFARM_KEY=str(home / "key")))
     assert by_environment.signer.key_id == credentials.signer.key_id
+
+
+def test_addresses_of_ssh_take_what_the_configuration_says_of_it(home: Path) -> None:
+    wanted = [TcpAddress("a", 7419), SshAddress("b", "ada", 22)]
+    ssh = '[ssh]\nprogram = "/opt/ssh"\noptions = ["-v"]\ncommand = ["/opt/secfarm", "serve", "--stdio"]\n'
+    plain, routed = client_credentials(None, None, environ(home, f'key = "key"\n{ssh}')).routed(wanted)
+    assert (plain, routed) == tuple(wanted)
+    assert isinstance(routed, SshAddress)
+    assert (routed.ssh, routed.command) == (("/opt/ssh", "-v"), ("/opt/secfarm", "serve", "--stdio"))
+    default = client_credentials(None, None, environ(home, 'key = "key"\n[ssh]\noptions = ["-4"]\n')).routed(wanted)[1]
+    assert isinstance(default, SshAddress)
+    assert (default.ssh, default.command) == (("ssh", "-4"), ("secfarm", "serve", "--stdio"))
 
 
 def test_a_secret_proves_and_signs_and_a_key_given_besides_signs_instead(home: Path) -> None:

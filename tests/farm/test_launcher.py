@@ -24,6 +24,7 @@ from secfarm import (
     local_kernel,
     ping,
     start_local_servers,
+    task_category,
 )
 from secfarm.auth import SharedSecretAuth
 from secfarm.farm.launcher import server_status
@@ -217,6 +218,26 @@ def test_server_status_tells_workers_and_sessions(daemon: Daemon) -> None:
     status = server_status(daemon.address, auth=daemon.auth)
     assert (status["server"], status["workers"], status["pid"]) == ("node", 2, daemon.pid)
     assert "tester" in status["sessions"]
+
+
+def test_server_status_tells_what_runs_and_what_waits(gate: Gate) -> None:
+    with Daemon("unix-ed25519", workers=2) as daemon, daemon.connect() as kernel:
+        before = server_status(daemon.address, auth=daemon.auth)
+        assert (before["busy"], before["waiting"], before["tasks"]) == (0, 0, 0)
+        with task_category("etl"):
+            held = [gate.hold(kernel, number) for number in range(2)]
+        pids = {pid for _, pid in gate.wait(2)}
+        status = server_status(daemon.address, auth=daemon.auth)
+        assert (status["busy"], status["tasks"]) == (2, 2)
+        busy = [one for one in status["worker_records"] if one["busy"]]
+        assert {one["pid"] for one in busy} == pids
+        assert {(one["principal"], one["category"]) for one in busy} == {("tester", "etl")}
+        assert all(one["memory_bytes"] > 1_000_000 for one in busy)
+        own = [one for one in status["session_records"] if one["outstanding"]]
+        assert [(one["principal"], one["mechanism"], one["outstanding"]) for one in own] == [("tester", "ed25519", 2)]
+        assert before["since"] <= own[0]["since"]
+        gate.open(2)
+        results(held)
 
 
 def test_end_server_lets_connections_in_progress_finish(gate: Gate) -> None:

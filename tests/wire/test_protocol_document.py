@@ -10,8 +10,10 @@ import pytest
 
 from secfarm import limits
 from secfarm.auth import Ed25519AuthClient, Ed25519AuthServer, SharedSecretAuth, Side
+from secfarm.sign.envelope import decode_envelope
 from secfarm.sign.keys import SharedSecret, SigningKey
 from secfarm.task.payload import Batch, Cancel, Status, encode_batch
+from secfarm.trust.receipt import Entry, Statement, encode_receipt, sign_statement
 from secfarm.trust.store import TrustStore, parse_allowed_signers, parse_known_servers
 from secfarm.wire.frames import encode_frame
 from secfarm.wire.messages import Goodbyes, Hello, Message, Ping, encode_message
@@ -45,6 +47,12 @@ def test_frames_hellos_binding_and_batch_are_those_of_the_vectors() -> None:
     batch = encode_batch(Batch(1, 1, orders=(Cancel(1, (b"t" * 16,)), Status(2))))
     for made in (encode_frame(encode_message(Ping(1))), CLIENT_HELLO, SERVER_HELLO, BINDING, batch):
         assert made.hex() in VECTORS
+
+
+def test_a_receipt_is_that_of_the_vectors() -> None:
+    entry = Entry(b"t" * 16, b"p" * 32, "ok", b"r" * 32, 1.0, 2.0)
+    signed = sign_statement(Statement(1, "node1", "ada", "a" * 64, (entry,)), SigningKey.from_seed(b"\x03" * 32))
+    assert {decode_envelope(signed).payload.hex(), encode_receipt(signed, 0).hex()} <= VECTORS
 
 
 def test_shared_secret_tokens_are_those_of_the_vectors() -> None:
