@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from secfarm.farm.current import check_kernel
+from secfarm.farm.shown import html_table
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -72,6 +73,17 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<secfarm.Channel on {self.kernel.name!r}: {self._outstanding} outstanding>"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What rich shows (rich.pretty)."""
+        yield from self._shown()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table("secfarm.Channel", ("", ""), self._shown())
+
+    def _shown(self) -> list[tuple[str, object]]:
+        return [("kernel", self.kernel.name), ("outstanding", self._outstanding), ("ready", self._done.qsize())]
 
 
 def make_channel(*, fixed_capacity: int | None = None) -> Channel:

@@ -26,6 +26,7 @@ from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
+from secfarm.farm.shown import html_table
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.payload import Kill, Priority, Running
@@ -217,6 +218,15 @@ class Kernel(concurrent.futures.Executor):
         chunksize: int | None,
         options: Options | None,
     ) -> Iterator[T]:
+        return self._in_order(self._send_chunks(fn, iterables, chunksize, options), timeout_s)
+
+    def _send_chunks(
+        self,
+        fn: object,
+        iterables: tuple[Iterable[object], ...],
+        chunksize: int | None,
+        options: Options | None,
+    ) -> list[Future[object]]:
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"chunksize is at least 1, not {chunksize}")
         items = list(zip(*iterables))  # noqa: B905 - the shortest ends it, as in Executor.map
@@ -226,7 +236,7 @@ class Kernel(concurrent.futures.Executor):
         for start in range(0, len(items), size):
             arguments = codec.encode_call((items[start : start + size],), {})
             futures.append(self._send(fn, program, arguments, values, options, spread=True))
-        return self._in_order(futures, timeout_s)
+        return futures
 
     def _in_order(self, futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
         """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
@@ -356,10 +366,8 @@ class Kernel(concurrent.futures.Executor):
         await self._dispatch.close()
         _not_ended.discard(self)
 
-    def _recall(self, submission: Submission) -> bool:
-        if in_background():
-            return False  # a callback may not wait here for what only this thread can bring about
-        return run_in_background(self._dispatch.cancel(submission))
+    def _recall(self, submission: Submission) -> concurrent.futures.Future[bool]:
+        return asyncio.run_coroutine_threadsafe(self._dispatch.cancel(submission), background_loop())
 
     def __enter__(self) -> Self:
         self._current.enter_context(use_kernel(self))
@@ -377,6 +385,23 @@ class Kernel(concurrent.futures.Executor):
         listening = [f"dial-in {address}" for address in self.listening]
         servers = ", ".join([*(str(link.address) for link in self._dispatch.links), *listening])
         return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What rich shows (rich.pretty)."""
+        yield "name", self.name
+        yield "servers", [str(link.address) for link in self._dispatch.links]
+        yield "workers", self.worker_count
+        if self._closed:
+            yield "closed", True
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each server, as it was when last heard of."""
+        rows = [
+            (str(link.address), link.server_name, link.python_version, 0 if link.seat is None else link.seat.workers)
+            for link in self._dispatch.links
+        ]
+        title = f"secfarm.Kernel {self.name}: {self.worker_count} workers{', closed' * self._closed}"
+        return html_table(title, ("address", "server", "Python", "workers"), rows)
 
 
 _not_ended: Final[set[Kernel]] = set()
