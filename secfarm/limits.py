@@ -17,6 +17,7 @@ MAX_PENDING_VALUES_BYTES: Final = 2 << 30  # announced and not yet complete, per
 # --- batches ------------------------------------------------------------------------------------------------------
 MAX_BATCH_CALLS: Final = 512
 MAX_BATCH_BYTES: Final = 1 << 20  # the batcher stops adding calls here; one call alone may reach INLINE_BYTES more
+MAX_CATEGORY_CHARS: Final = 128
 MAX_PROGRAM_BYTES: Final = 1 << 20
 MAX_PROGRAMS_PER_SESSION: Final = 10_000
 MAX_OUTSTANDING_TASKS: Final = 20_000  # default of policy's `tasks`

@@ -22,14 +22,15 @@ from secfarm.disk.credentials import client_credentials
 from secfarm.errors import ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
 from secfarm.farm.connect import connect, parse_addresses
-from secfarm.farm.current import set_kernel, task_settings, use_kernel
+from secfarm.farm.current import priority_of, set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
 from secfarm.farm.shown import html_table
+from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
-from secfarm.task.payload import Kill, Priority, Running
+from secfarm.task.payload import Kill, Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -269,6 +270,8 @@ class Kernel(concurrent.futures.Executor):
 
     def broadcast(self, task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
         """Run a task once on every worker and return the results; what its `global` statements define stays there."""
+        if self._closed:
+            raise KernelError(f"kernel {self.name!r} was shut down; the task was not broadcast")
         program, values = _captured(task)
         submission = Submission(
             b"",
@@ -287,8 +290,13 @@ class Kernel(concurrent.futures.Executor):
         Pending tasks stay. Needs the `kill` grant of every server. Source: lparallel's kill-tasks.
 
         Raises:
+            TypeError: it is no category; nothing was sent.
             TaskRefusedError: a server's policy does not let us.
         """
+        if not isinstance(category, str):
+            raise TypeError(f"a category is a str, not {category!r}; nothing was killed")
+        if len(category) > MAX_CATEGORY_CHARS:
+            return 0  # no task has one
         answers = run_in_background(self._dispatch.order_all(partial(Kill, category=category, dry_run=dry_run), int))
         return sum(cast("list[int]", answers))
 
@@ -431,7 +439,7 @@ class KernelView:
         self._kernel = kernel
         self._timeout_s = timeout_s
         self._category = category
-        self._priority = None if priority is None else Priority[priority.upper()]
+        self._priority = None if priority is None else priority_of(priority)
         self._memory_bytes = memory_bytes
 
     def _options(self, task: object) -> Options:

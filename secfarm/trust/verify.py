@@ -22,6 +22,7 @@ from secfarm.errors import (
 )
 from secfarm.limits import (
     MAX_BATCH_CALLS,
+    MAX_CATEGORY_CHARS,
     MAX_FRAME_BYTES,
     MAX_PROGRAMS_PER_SESSION,
     MAX_VALUE_BYTES,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from secfarm.sign.keys import Verifier
 
 MAX_PROGRAMS_BYTES: Final = 64 << 20  # all programs that one session may have us remember
-MAX_CATEGORY_CHARS: Final = 128
 TASK_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 _MAX_REQUEST_ID: Final = (1 << 63) - 1

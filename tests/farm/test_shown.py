@@ -88,4 +88,4 @@ def test_rich_prints_them(one_kernel) -> None:
     pretty = pytest.importorskip("rich.pretty")
     future = one_kernel.submit(len, "abc")
     results([future])
-    assert pretty.pretty_repr(future, max_width=200).startswith("Future(task='len', task_id=")
+    assert pretty.pretty_repr(future, max_width=200).startswith("Future(task='builtins:len', task_id=")
