@@ -162,6 +162,7 @@ class Channel:
         self._done: asyncio.Queue[Future[object]] = asyncio.Queue()
         self._room = None if fixed_capacity is None else asyncio.Semaphore(fixed_capacity)
         self._outstanding = 0
+        self._waiting = 0  # receivers, each of whom one of those outstanding is for
 
     async def submit(self, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
         """Send a task, as soon as there is room for it."""
@@ -178,7 +179,11 @@ class Channel:
 
     async def receive(self) -> object:
         """Wait for the next result and return it; a task that failed raises here."""
-        done = await self._done.get()
+        self._waiting += 1
+        try:
+            done = await self._done.get()
+        finally:
+            self._waiting -= 1
         self._outstanding -= 1
         if self._room is not None:
             self._room.release()
@@ -188,8 +193,8 @@ class Channel:
         return self
 
     async def __anext__(self) -> object:
-        """Yield results until nothing that was submitted is outstanding."""
-        if not self._outstanding:
+        """Yield results until nothing is outstanding that nobody waits for."""
+        if self._outstanding <= self._waiting:
             raise StopAsyncIteration
         return await self.receive()
 

@@ -253,6 +253,22 @@ def test_a_channel_gives_results_as_they_come(daemon: Daemon, gate: Gate) -> Non
     runs(main)
 
 
+def test_those_who_iterate_over_one_channel_share_its_results_and_all_end(daemon: Daemon) -> None:
+    async def main() -> None:
+        async with aio.Kernel(daemon.address, auth=daemon.auth) as kernel:
+            channel = kernel.channel()
+            for i in range(20):
+                await channel.submit(square, i)
+
+            async def take() -> list[object]:
+                return [value async for value in channel]
+
+            taken = await asyncio.gather(take(), take(), take())
+            assert sorted(value for values in taken for value in values) == [i * i for i in range(20)]
+
+    runs(main)
+
+
 def test_a_full_channel_lets_others_run(daemon: Daemon, gate: Gate) -> None:
     async def main() -> None:
         async with aio.Kernel(daemon.address, auth=daemon.auth) as kernel:
