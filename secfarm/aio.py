@@ -19,9 +19,11 @@ from secfarm.farm.loop import background_loop
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from typing import Self
+
+    from secfarm.farm.hub import Hub
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,24 +112,21 @@ class _Opening:
     """The first dialling of a kernel, which ends when nobody waits for it any more."""
 
     def __init__(self) -> None:
-        self._task: asyncio.Task[object] | None = None
+        self._running: concurrent.futures.Future[Hub | None] | None = None
         self._given_up = False
 
-    def begin(self) -> None:
-        """Note, in the background loop, which task there dials."""
-        self._task = asyncio.current_task()
+    def result(self, opening: Coroutine[object, object, Hub | None]) -> Hub | None:
+        """Dial in the background loop, and wait for the end of that in a thread."""
+        self._running = asyncio.run_coroutine_threadsafe(opening, background_loop())
         if self._given_up:
-            raise asyncio.CancelledError
+            self._running.cancel()
+        return self._running.result()
 
     def give_up(self) -> None:
         """End it, now or as soon as it begins."""
-
-        def end() -> None:
-            self._given_up = True
-            if self._task is not None:
-                self._task.cancel()
-
-        background_loop().call_soon_threadsafe(end)
+        self._given_up = True
+        if self._running is not None:
+            self._running.cancel()
 
 
 class _OpeningKernel(_Kernel):
@@ -142,9 +141,8 @@ class _OpeningKernel(_Kernel):
         self._opening = opening
         super().__init__(addresses, **settings)  # type: ignore[arg-type]
 
-    async def _open(self, *args: object) -> None:
-        self._opening.begin()
-        await super()._open(*args)  # type: ignore[arg-type]
+    def _opened(self, opening: Coroutine[object, object, Hub | None]) -> Hub | None:
+        return self._opening.result(opening)
 
 
 class Channel:

@@ -22,18 +22,19 @@ SAYS: Final = {
     "build": ([], r"program: \[32 .*\] \+ \[39 .*\]\nlogger: not built, SyntaxError: .*\nkept: main\.o add\.o\n"),
     "sweep": (["--steps", "50", "--points", "20"], r"\d+ of 40 are chaotic; the most at r = 4\.000: 0\.\d+\n"),
 }
+HUB: Final = (["--tasks", "300"], r"of 300 numbers 235 takes most steps: 127\nservers that are there: .*node\d\n")
 
 
 def test_each_example_has_its_test_and_its_line_in_the_readme() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    assert names == set(SAYS)
+    assert names == {*SAYS, "hub"}
     assert all(f"(examples/{name}.py)" in readme for name in names)
 
 
 def run(name: str, *arguments: str, **environment: str) -> str:
     ended = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *SAYS[name][0], *arguments],
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -47,7 +48,7 @@ def run(name: str, *arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_it_runs_on_servers_of_its_own(name: str) -> None:
-    said = run(name)
+    said = run(name, *SAYS[name][0])
     assert re.fullmatch(SAYS[name][1], said), said
 
 
@@ -62,5 +63,10 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_it_runs_on_a_server_that_is_there(name: str, daemon: Daemon) -> None:
-    said = run(name, "--on", daemon.address, SECFARM_CONFIG=str(daemon.folder / "client.toml"))
+    said = run(name, *SAYS[name][0], "--on", daemon.address, SECFARM_CONFIG=str(daemon.folder / "client.toml"))
     assert re.fullmatch(SAYS[name][1], said), said
+
+
+def test_servers_dial_in_to_the_hub_and_end_with_it() -> None:
+    said = run("hub", *HUB[0])
+    assert re.fullmatch(HUB[1], said), said

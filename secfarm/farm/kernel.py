@@ -26,14 +26,14 @@ from secfarm.farm.current import priority_of, set_kernel, task_settings, use_ker
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
-from secfarm.farm.shown import html_table
+from secfarm.farm.shown import servers_html
 from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.payload import Kill, Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -120,13 +120,14 @@ class Kernel(concurrent.futures.Executor):
         self._dispatch = Dispatch(background_loop(), at_most_once=delivery == "at-most-once")
         self._hub: Hub | None = None
         try:
-            self._hub = run_in_background(
-                connect(self._dispatch, parsed, listening, credentials, name, connect_timeout_s)
-            )
+            self._hub = self._opened(connect(self._dispatch, parsed, listening, credentials, name, connect_timeout_s))
         except BaseException:
             self.shutdown(wait=False)
             raise
         _not_ended.add(self)
+
+    def _opened(self, opening: Coroutine[object, object, Hub | None]) -> Hub | None:
+        return run_in_background(opening)  # secfarm.aio can give it up
 
     # --- submitting -----------------------------------------------------------------------------------------------
 
@@ -390,26 +391,21 @@ class Kernel(concurrent.futures.Executor):
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        listening = [f"dial-in {address}" for address in self.listening]
-        servers = ", ".join([*(str(link.address) for link in self._dispatch.links), *listening])
+        servers = ", ".join(self._servers())
         return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
 
     def __rich_repr__(self) -> Iterator[tuple[str, object]]:
         """What rich shows (rich.pretty)."""
-        yield "name", self.name
-        yield "servers", [str(link.address) for link in self._dispatch.links]
-        yield "workers", self.worker_count
+        yield from (("name", self.name), ("servers", self._servers()), ("workers", self.worker_count))
         if self._closed:
             yield "closed", True
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: each server, as it was when last heard of."""
-        rows = [
-            (str(link.address), link.server_name, link.python_version, 0 if link.seat is None else link.seat.workers)
-            for link in self._dispatch.links
-        ]
         title = f"secfarm.Kernel {self.name}: {self.worker_count} workers{', closed' * self._closed}"
-        return html_table(title, ("address", "server", "Python", "workers"), rows)
+        return servers_html(title, [*self._dispatch.links, *self._dispatch.connected])
+
+    def _servers(self) -> list[str]:
+        return [*(str(link.address) for link in self._dispatch.links), *(f"dial-in {one}" for one in self.listening)]
 
 
 _not_ended: Final[set[Kernel]] = set()
