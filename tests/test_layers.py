@@ -23,7 +23,7 @@ MAX_FUNCTION_LINES: Final = 70
 # Each line may import the lines below it, and its own room; rooms of one line do not import each other.
 LEVELS: Final = (
     ("__init__", "__main__"),
-    ("cli",),
+    ("cli", "aio", "joblib_backend"),
     ("farm", "daemon"),
     ("carrier", "net", "disk", "run"),
     ("wire",),

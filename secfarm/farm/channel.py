@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from secfarm.farm.current import check_kernel
+from secfarm.farm.shown import html_table
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -29,9 +30,9 @@ class Channel:
         if fixed_capacity is not None and fixed_capacity < 1:
             raise ValueError(f"fixed_capacity is at least 1, not {fixed_capacity}")
         self.kernel = kernel
-        self._done: queue.SimpleQueue[concurrent.futures.Future[object]] = queue.SimpleQueue()
+        self._done: deque[concurrent.futures.Future[object]] = deque()
         self._room = None if fixed_capacity is None else threading.Semaphore(fixed_capacity)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._outstanding = 0
 
     def submit(self, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
@@ -48,37 +49,59 @@ class Channel:
             if self._room is not None:
                 self._room.release()
             raise
-        with self._lock:
+        with self._changed:
             self._outstanding += 1
-        future.add_done_callback(cast("Callable[[concurrent.futures.Future[T]], object]", self._done.put))
+        future.add_done_callback(self._put)
         return future
+
+    def _put(self, future: concurrent.futures.Future[T]) -> None:
+        with self._changed:
+            self._done.append(cast("concurrent.futures.Future[object]", future))
+            self._changed.notify()
 
     def receive(self) -> object:
         """Wait for the next result and return it; a task that failed raises here."""
-        return self._take(self._done.get())
+        return cast("concurrent.futures.Future[object]", self._take(lambda: False)).result()
 
     def try_receive(self, *, timeout_s: float | None = None) -> tuple[object, bool]:
         """Return (result, True), or (None, False) when there is none within `timeout_s`; None: none at once."""
-        try:
-            future = self._done.get(block=timeout_s is not None, timeout=timeout_s)
-        except queue.Empty:
-            return None, False
-        return self._take(future), True
+        future = self._take(lambda: False, timeout_s or 0.0)
+        return (None, False) if future is None else (future.result(), True)
 
-    def _take(self, future: concurrent.futures.Future[object]) -> object:
-        with self._lock:
+    def _take(
+        self, is_over: Callable[[], bool], timeout_s: float | None = None
+    ) -> concurrent.futures.Future[object] | None:
+        """Return the next task that is done; None when there is none in time, or none is to be waited for."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._done or is_over(), timeout_s)
+            if not self._done:
+                return None
+            future = self._done.popleft()
             self._outstanding -= 1
+            if not self._outstanding:
+                self._changed.notify_all()  # others may iterate too
         if self._room is not None:
             self._room.release()
-        return future.result()
+        return future
 
     def __iter__(self) -> Iterator[object]:
-        """Yield results until nothing that was submitted is outstanding."""
-        while self._outstanding:
-            yield self.receive()
+        """Yield results until nothing that was submitted is outstanding, taken by others included."""
+        while (future := self._take(lambda: not self._outstanding)) is not None:
+            yield future.result()
 
     def __repr__(self) -> str:
         return f"<secfarm.Channel on {self.kernel.name!r}: {self._outstanding} outstanding>"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What rich shows (rich.pretty)."""
+        yield from self._shown()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table("secfarm.Channel", ("", ""), self._shown())
+
+    def _shown(self) -> list[tuple[str, object]]:
+        return [("kernel", self.kernel.name), ("outstanding", self._outstanding), ("ready", len(self._done))]
 
 
 def make_channel(*, fixed_capacity: int | None = None) -> Channel:

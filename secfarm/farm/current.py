@@ -111,12 +111,27 @@ def task_category(category: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def task_priority(priority: Literal["default", "low"]) -> Iterator[None]:
-    """Give the tasks that are submitted inside the block a priority."""
-    token = _priority.set(Priority[priority.upper()])
+    """Give the tasks that are submitted inside the block a priority.
+
+    Raises:
+        ValueError: it is another word.
+    """
+    token = _priority.set(priority_of(priority))
     try:
         yield
     finally:
         _priority.reset(token)
+
+
+def priority_of(word: str) -> Priority:
+    """Return the priority that is called so.
+
+    Raises:
+        ValueError: none is.
+    """
+    if word not in ("default", "low"):
+        raise ValueError(f'priority is "default" or "low", not {word!r}; nothing was sent')
+    return Priority[word.upper()]
 
 
 _DEFAULT = Options()

@@ -111,7 +111,7 @@ class Dispatch:
     @property
     def worker_count(self) -> int:
         """Workers of all servers that are there."""
-        return sum(seat.workers for seat in self._seats)
+        return sum(seat.workers for seat in list(self._seats))  # other threads ask while servers come and go
 
     def _take_in(self) -> None:
         self._ringing = False

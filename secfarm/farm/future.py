@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from secfarm.errors import KernelError
+from secfarm.farm.loop import in_background, wait_for
 from secfarm.farm.receipts import receipt_of
+from secfarm.farm.shown import html_table
 from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task.payload import Priority
 from secfarm.trust.receipt import OK
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from secfarm.farm.receipts import Testimony
     from secfarm.task.program import Program
@@ -83,7 +85,7 @@ class Future(concurrent.futures.Future[T]):
     digest: bytes = b""
     before: Sequence[object] = ()  # of a spread task that failed: the results that stand before the failing item
 
-    def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
+    def __init__(self, submission: Submission, cancel: Callable[[Submission], concurrent.futures.Future[bool]]) -> None:
         super().__init__()
         self._task_id = submission.task_id
         self._program = submission.program
@@ -123,9 +125,16 @@ class Future(concurrent.futures.Future[T]):
         server has said so. A task that is done, or whose server is out of reach, cannot be cancelled.
         """
         submission = self._submission
-        if submission is not None and self._cancel(submission):
+        # A callback may not wait, in the loop's thread, for what only that thread can bring about.
+        if submission is not None and not in_background() and wait_for(self._cancel(submission)):
             self.withdrawn()
         return self.cancelled()
+
+    def cancel_soon(self) -> None:
+        """As `cancel`, without waiting for the server's word: whether it was done is seen when the future is done."""
+        submission = self._submission
+        if submission is not None:
+            self._cancel(submission).add_done_callback(lambda verdict: self.withdrawn() if verdict.result() else None)
 
     def set_result(self, result: T) -> None:
         """Note the result; for the kernel."""
@@ -144,14 +153,32 @@ class Future(concurrent.futures.Future[T]):
             self.set_running_or_notify_cancel()  # wakes `wait` and `as_completed`, as an executor's thread would
 
     def __repr__(self) -> str:
-        state = "running" if self.running() else self._state.lower().replace("_", " ")
-        return f"<secfarm.Future {self.task_id} of {self._program.name}: {state}>"
+        return f"<secfarm.Future {self.task_id} of {self._program.name}: {self._state_shown()}>"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What rich shows (rich.pretty)."""
+        yield from self._shown()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: not the value, which may be anything of any size."""
+        return html_table("secfarm.Future", ("", ""), self._shown())
+
+    def _shown(self) -> list[tuple[str, object]]:
+        return [("task", self._program.name), ("task_id", self.task_id), ("state", self._state_shown())]
+
+    def _state_shown(self) -> str:
+        if self.running():
+            return "running"
+        if not self.done() or self.cancelled():
+            return "cancelled" if self.cancelled() else "pending"
+        error = self.exception()
+        return "finished" if error is None else f"failed: {type(error).__name__}"
 
 
 class LiveFuture(Future[T]):
     """A future whose task tells what it prints, or how far it is, while it runs."""
 
-    def __init__(self, submission: Submission, cancel: Callable[[Submission], bool]) -> None:
+    def __init__(self, submission: Submission, cancel: Callable[[Submission], concurrent.futures.Future[bool]]) -> None:
         super().__init__(submission, cancel)
         self.heard: list[str] = []  # what it has printed so far
         self.heard_chars = 0
@@ -187,7 +214,7 @@ class Submission:
     arguments: bytes
     values: bytes | None
     options: Options
-    cancel: Callable[[Submission], bool]
+    cancel: Callable[[Submission], concurrent.futures.Future[bool]]
     broadcast: bool = False
     spread: bool = False
     dry_run: bool = False

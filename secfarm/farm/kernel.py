@@ -26,13 +26,15 @@ from secfarm.farm.current import set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background
+from secfarm.farm.shown import servers_html
 from secfarm.farm.view import KernelView
+from secfarm.limits import MAX_CATEGORY_CHARS
 from secfarm.task import codec
 from secfarm.task.capture import capture, refuse_values
-from secfarm.task.payload import Kill, Priority, Running
+from secfarm.task.payload import Kill, Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -118,13 +120,14 @@ class Kernel(concurrent.futures.Executor):
         self._dispatch = Dispatch(background_loop(), at_most_once=delivery == "at-most-once")
         self._hub: Hub | None = None
         try:
-            self._hub = run_in_background(
-                connect(self._dispatch, parsed, listening, credentials, name, connect_timeout_s)
-            )
+            self._hub = self._opened(connect(self._dispatch, parsed, listening, credentials, name, connect_timeout_s))
         except BaseException:
             self.shutdown(wait=False)
             raise
         _not_ended.add(self)
+
+    def _opened(self, opening: Coroutine[object, object, Hub | None]) -> Hub | None:
+        return run_in_background(opening)  # secfarm.aio can give it up
 
     # --- submitting -----------------------------------------------------------------------------------------------
 
@@ -217,6 +220,15 @@ class Kernel(concurrent.futures.Executor):
         chunksize: int | None,
         options: Options | None,
     ) -> Iterator[T]:
+        return self._in_order(self._send_chunks(fn, iterables, chunksize, options), timeout_s)
+
+    def _send_chunks(
+        self,
+        fn: object,
+        iterables: tuple[Iterable[object], ...],
+        chunksize: int | None,
+        options: Options | None,
+    ) -> list[Future[object]]:
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"chunksize is at least 1, not {chunksize}")
         items = list(zip(*iterables))  # noqa: B905 - the shortest ends it, as in Executor.map
@@ -226,7 +238,7 @@ class Kernel(concurrent.futures.Executor):
         for start in range(0, len(items), size):
             arguments = codec.encode_call((items[start : start + size],), {})
             futures.append(self._send(fn, program, arguments, values, options, spread=True))
-        return self._in_order(futures, timeout_s)
+        return futures
 
     def _in_order(self, futures: list[Future[object]], timeout_s: float | None) -> Iterator[T]:
         """Yield the items of the chunks' results; when the reader stops, or one fails, the others are withdrawn."""
@@ -259,6 +271,8 @@ class Kernel(concurrent.futures.Executor):
 
     def broadcast(self, task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
         """Run a task once on every worker and return the results; what its `global` statements define stays there."""
+        if self._closed:
+            raise KernelError(f"kernel {self.name!r} was shut down; the task was not broadcast")
         program, values = _captured(task)
         submission = Submission(
             b"",
@@ -277,8 +291,13 @@ class Kernel(concurrent.futures.Executor):
         Pending tasks stay. Needs the `kill` grant of every server. Source: lparallel's kill-tasks.
 
         Raises:
+            TypeError: it is no category; nothing was sent.
             TaskRefusedError: a server's policy does not let us.
         """
+        if not isinstance(category, str):
+            raise TypeError(f"a category is a str, not {category!r}; nothing was killed")
+        if len(category) > MAX_CATEGORY_CHARS:
+            return 0  # no task has one
         answers = run_in_background(self._dispatch.order_all(partial(Kill, category=category, dry_run=dry_run), int))
         return sum(cast("list[int]", answers))
 
@@ -321,7 +340,7 @@ class Kernel(concurrent.futures.Executor):
         settings: dict[str, object] = {
             "timeout_s": timeout_s,
             "category": category,
-            "priority": None if priority is None else Priority[priority.upper()],
+            "priority": None if priority is None else priority_of(priority),
             "memory_bytes": memory_bytes,
             "on_output": on_output,
             "on_progress": on_progress,
@@ -376,10 +395,8 @@ class Kernel(concurrent.futures.Executor):
         await self._dispatch.close()
         _not_ended.discard(self)
 
-    def _recall(self, submission: Submission) -> bool:
-        if in_background():
-            return False  # a callback may not wait here for what only this thread can bring about
-        return run_in_background(self._dispatch.cancel(submission))
+    def _recall(self, submission: Submission) -> concurrent.futures.Future[bool]:
+        return asyncio.run_coroutine_threadsafe(self._dispatch.cancel(submission), background_loop())
 
     def __enter__(self) -> Self:
         self._current.enter_context(use_kernel(self))
@@ -394,9 +411,21 @@ class Kernel(concurrent.futures.Executor):
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        listening = [f"dial-in {address}" for address in self.listening]
-        servers = ", ".join([*(str(link.address) for link in self._dispatch.links), *listening])
+        servers = ", ".join(self._servers())
         return f"<secfarm.Kernel {self.name!r} on {servers}: {self.worker_count} workers{', closed' * self._closed}>"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What rich shows (rich.pretty)."""
+        yield from (("name", self.name), ("servers", self._servers()), ("workers", self.worker_count))
+        if self._closed:
+            yield "closed", True
+
+    def _repr_html_(self) -> str:
+        title = f"secfarm.Kernel {self.name}: {self.worker_count} workers{', closed' * self._closed}"
+        return servers_html(title, [*self._dispatch.links, *self._dispatch.connected])
+
+    def _servers(self) -> list[str]:
+        return [*(str(link.address) for link in self._dispatch.links), *(f"dial-in {one}" for one in self.listening)]
 
 
 _not_ended: Final[set[Kernel]] = set()

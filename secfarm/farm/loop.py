@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Coroutine
     from typing import TypeVar
 
@@ -38,7 +39,11 @@ def in_background() -> bool:
 
 def run_in_background(coroutine: Coroutine[object, object, T]) -> T:
     """Run `coroutine` in the loop and wait for its result; a KeyboardInterrupt cancels it."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
+    return wait_for(asyncio.run_coroutine_threadsafe(coroutine, background_loop()))
+
+
+def wait_for(future: concurrent.futures.Future[T]) -> T:
+    """Wait for what runs in the loop; a KeyboardInterrupt cancels it."""
     try:
         return future.result()
     except BaseException:

@@ -88,6 +88,9 @@ class WorkerPool:
     def close(self) -> None:
         """Kill every worker; they are gone when this returns."""
         self._closed = True
+        if not self.started.done():  # whoever waits for `ready` would for ever
+            self.started.set_exception(KernelError("the server was told to end before a worker was ready"))
+            self.started.exception()  # looked at: nobody need wait
         if self._retiring is not None:
             self._retiring.cancel()
         for process in list(self._workers):

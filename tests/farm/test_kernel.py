@@ -154,7 +154,7 @@ def test_options_are_a_view_with_the_settings_of_its_tasks(one_kernel: Kernel) -
     assert view.submit(mul, 2, 3).result(WAIT_S) == 6
     assert list(view.map(mul, [1, 2], [3, 4])) == [3, 8]
     assert one_kernel.run(time.sleep, 0.1) is None, "the kernel itself is as before"
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="urgent"):
         one_kernel.options(priority="urgent")
 
 

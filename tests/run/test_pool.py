@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from secfarm.errors import KernelError
 from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
@@ -523,3 +524,17 @@ async def test_what_a_worker_claims_to_have_printed_or_raised_is_bounded(pool: W
         lie = encode_report(Done(upcoming, claim.value, claim.error, 0.0, 0.0, claim.output))
         done = await submit(crew, write_to_results, [lie])
         assert code_of(done) == "worker-lost", number
+
+
+def test_who_waits_for_the_first_worker_hears_that_the_pool_was_closed() -> None:
+    """A server that is told to end while it starts ends."""
+
+    async def main() -> None:
+        pool = WorkerPool(asyncio.get_running_loop(), 1)
+        ready = asyncio.ensure_future(pool.ready())
+        await asyncio.sleep(0)
+        pool.close()
+        with pytest.raises(KernelError, match="told to end"):
+            await asyncio.wait_for(ready, 10)
+
+    asyncio.run(main())
