@@ -37,6 +37,7 @@ def make_server(config: ServerConfig, auth: Auth | None, name: str | None) -> Se
         audit=audit,
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
+        identity=credentials.identity,
     )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
+from secfarm.auth.gss import GssAuthServer
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.daemon.ways import GateWays, OwnWays, Ways
@@ -29,7 +30,8 @@ from secfarm.wire.session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from secfarm.auth.base import Auth
+    from secfarm.auth.base import Auth, Peer, PeerCertificate
+    from secfarm.auth.tls import TlsIdentity
     from secfarm.disk.auditlog import AuditLog, SourceArchive
     from secfarm.disk.credentials import ServerCredentials
     from secfarm.task.outcome import Done
@@ -57,8 +59,10 @@ class Server:
         audit: AuditLog,
         archive: SourceArchive,
         workers: int,
+        identity: TlsIdentity | None = None,
     ) -> None:
         self.name = name
+        self.identity = identity
         self.python_version = platform.python_version()
         self.store = store
         self.policy = policy
@@ -127,6 +131,11 @@ class Server:
         self._dial = list(dial)
         started: dict[str, AuditValue] = {"listen": list(listen), "workers": self.pool.size}
         self.audit("started", started | ({"dial": self._dial} if self._dial else {}))
+
+    def principal_of(self, peer: Peer) -> str:
+        """Return the name of a proven peer by which policy, audit and results know it."""
+        kerberos = peer.mechanism == GssAuthServer.mechanism
+        return self.policy.kerberos.principal_of(peer.principal) if kerberos else peer.principal
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
@@ -243,16 +252,23 @@ class Server:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def connection(self, certificate: bytes, dialled: Address | None, channel: bytes | None = None) -> Connection:
+    def connection(
+        self,
+        certificate: bytes,
+        dialled: Address | None,
+        channel: bytes | None = None,
+        verified: PeerCertificate | None = None,
+    ) -> Connection:
         """Return the protocol object for one connection.
 
         Args:
             certificate: what we showed, in DER, if the peer called.
             dialled: the hub's address, if we did.
             channel: the peer's certificate, where TLS ended before this process.
+            verified: likewise, what TLS has verified of it.
         """
         make = partial(self._session, certificate, dialled)
-        return Connection(make, lambda connection: ServerSession(self, connection), channel)
+        return Connection(make, lambda connection: ServerSession(self, connection), channel, verified)
 
     def turned_away(self, source: str, error: Exception) -> None:
         """Write down who did not get in."""
