@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from secfarm.daemon.process import BackgroundServer
 from secfarm.disk.keyfile import create_secret, create_signing_key
 from secfarm.errors import AuthError, ExitStatus, KernelCreationError, KeyFileError, TaskRefusedError
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import until
+from tests.farm.farms import ROOT, until
 from tests.net.site_certificates import Authority, dns, email, ip, uri
 
 WAIT_S = 10.0
@@ -106,6 +110,28 @@ def test_tasks_run_for_who_the_certificate_names(farm: Farm) -> None:
     assert [one["key"][:4] for one in records if one["event"] == "accepted"][-1] == "TLS:"
 
 
+def test_a_server_of_several_processes_whose_gate_ends_tls(farm: Farm) -> None:
+    """`secfarm serve`: what the gate's TLS has verified reaches the keeper, and nothing else does."""
+    text = (farm.folder / "config.toml").read_text()
+    farm.write("roles.toml", text.replace('"state"', '"state-roles"'))
+    command = [sys.executable, "-m", "secfarm", "serve", "-c", str(farm.folder / "roles.toml")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            address = server.stdout.readline().split()[-1].replace("127.0.0.1", "localhost")
+            with connect(farm, farm.auth(), address) as kernel:
+                assert kernel.run(lambda: 9) == 9
+            known = KnownServers([KnownServer(("*:*",), farm.server_key.public)])
+            with connect(farm, Ed25519AuthClient(farm.ada, known), address) as kernel:
+                assert kernel.run(lambda: 9) == 9
+            assert "accept" in refused(farm, farm.auth(ca=Authority(farm.folder / "fourth", "fourth")), address)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_, **__: None)
+                assert "refused" in refused(farm, farm.auth(), address)
+        finally:
+            server.terminate()
+
+
 def test_the_other_mechanisms_go_on_beside_it_on_the_same_socket(farm: Farm) -> None:
     known = KnownServers([KnownServer(("*:*",), farm.server_key.public)])
     for auth in (Ed25519AuthClient(farm.ada, known), SharedSecretAuth(farm.secret)):
@@ -155,8 +181,6 @@ def test_a_certificate_without_a_name(farm: Farm) -> None:
 
 def test_no_certificate(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that says `tls` and shows none."""
-    import ssl
-
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda *_, **__: None)
     assert "refused" in refused(farm, farm.auth())
     farm.turned_away("showed no certificate")
