@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from secfarm.sign.keys import Verifier
+    from secfarm.sign.keys import Signer, Verifier
 
 
 class Side(Enum):
@@ -44,12 +44,34 @@ class Peer:
         mechanism: how it was proven.
         key_id: of the key or secret that was proven; "" where the mechanism has none.
         verifier: checks what this peer signs, where the mechanism gives such a key.
+        session_signer: at the client, where the mechanism makes a key for this session only: signs its batches when it
+            has no key of its own. No trust file knows that key, and it dies with the session.
+        session_verifier: at the server, the other half.
+        expires_s: Unix seconds by our clock at which the proof, and with it the session, ends; None: it does not.
     """
 
     principal: str
     mechanism: str
     key_id: str = ""
     verifier: Verifier | None = field(default=None, repr=False, compare=False)
+    session_signer: Signer | None = field(default=None, repr=False, compare=False)
+    session_verifier: Verifier | None = field(default=None, repr=False, compare=False)
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """The peer's certificate as TLS itself has verified it, against an authority that we named.
+
+    Attributes:
+        names: its subject alternative names as (kind, value), in its order; kinds are `email`, `URI`, `DNS`, ...
+        fingerprint: hex SHA-256 of its DER bytes.
+        expires_s: Unix seconds at which it ends.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    fingerprint: str
+    expires_s: float
 
 
 class Mechanism(ABC):
@@ -58,9 +80,16 @@ class Mechanism(ABC):
     The client's first call is `step(None)`, the server's is `step(token)` with the client's first token; from then
     on each side steps with each token that it gets. A step returns the token to send, or None when there is none.
     A side that is not `complete` after a step must have returned a token.
+
+    Attributes:
+        name: on the wire.
+        blocking: whether a step may wait, for a disk or for another server; whoever drives the session then takes its
+            steps outside of the event loop.
+        peer: set once complete.
     """
 
     name: ClassVar[str]
+    blocking: ClassVar[bool] = False
     peer: Peer | None = None
 
     @property
@@ -81,6 +110,10 @@ class Auth(ABC):
     """What a user configures: makes a mechanism for each session."""
 
     mechanism: ClassVar[str]  # its name on the wire
+
+    def over(self, certificate: PeerCertificate | None) -> Auth:  # noqa: ARG002 - for those that want to know
+        """Return the auth for a session over a channel whose TLS has proven `certificate`, or nothing (None)."""
+        return self
 
     @abstractmethod
     def begin(self, *, side: Side, binding: bytes, address: str, now_s: float) -> Mechanism:

@@ -58,7 +58,7 @@ timeout_option: Final = click.option(
 def client_auth() -> Auth | None:
     """Return how we prove who we are: with the configuration's key, whose passphrase is asked for if it has one.
 
-    None leaves it to the library, which finds a shared secret or says what is missing.
+    None leaves it to the library, which finds a shared secret, Kerberos or certificates, or says what is missing.
 
     Raises:
         ConfigError, KeyFileError: the configuration or the key cannot be used; nothing was sent.

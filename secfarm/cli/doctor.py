@@ -75,11 +75,17 @@ class Finding:
     type=click.Path(path_type=Path),
     help="A server's configuration to look at.  [default: /etc/secfarm/config.toml if there is one]",
 )
+@click.option("--kerberos", is_flag=True, help="Look at ticket, keytab, host names, KDC and clock, too.")
 @output_options()
 @pass_output
-def command(output: Output, *, file: Path | None) -> None:
+def command(output: Output, *, file: Path | None, kerberos: bool) -> None:
     """Examine this installation, and the configuration, keys and trust files of this user and of a server."""
-    findings = [*_installation(), *_client(), *_server(file or (SERVER_CONFIG if SERVER_CONFIG.exists() else None))]
+    server = file or (SERVER_CONFIG if SERVER_CONFIG.exists() else None)
+    findings = [*_installation(), *_client(), *_server(server)]
+    if kerberos:
+        from secfarm.cli.doctor_kerberos import kerberos_findings
+
+        findings += kerberos_findings(server)
     failed = [finding for finding in findings if finding.level is Level.FAIL]
     shown = [finding for finding in findings if not output.quiet or finding.level is not Level.OK]
     output.answer(
@@ -200,6 +206,8 @@ def _client() -> Iterator[Finding]:
         yield _check("key", lambda path=config.key: _key(path))  # type: ignore[misc]
     elif config.secret is not None:
         yield _check("secret", lambda path=config.secret: _secret(path))  # type: ignore[misc]
+    elif config.kerberos is not None or config.tls is not None:
+        return
     else:
         yield Finding(Level.WARN, "key", "none", "secfarm keygen; SECFARM_KEY and `key` in config.toml name one")
     if known_servers.exists():

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from secfarm.auth.gss_errors import KerberosError
 from secfarm.cli.output import printable
 from secfarm.errors import (
     AuthError,
@@ -50,6 +51,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (TaskRefusedError, "ask the server's administrator: its audit log has the reason, its policy what you may do"),
     (MissingModulesError, "have them installed in the server's Python, or do without them in the task"),
     (ValueTransferError, "pass and return plain values; docs/codec.md lists what travels"),
+    (KerberosError, "docs/kerberos.md explains every message; `secfarm doctor --kerberos` looks at this machine"),
     (AuthError, "compare known_servers here, allowed_signers there, and both clocks; the server's log has the reason"),
     (KeyFileError, "make one with `secfarm keygen`; keys/README.md says how keys are kept"),
     (TrustFileError, "correct the file; docs/operations.md has its format"),

@@ -6,18 +6,21 @@ import contextlib
 import logging
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from secfarm.auth.gss import NAME as GSS
+from secfarm.auth.gss import GssAuthServer
 from secfarm.cli.client import listening_addresses, some_addresses
 from secfarm.cli.detach import detached, open_log
 from secfarm.cli.output import Output, output_options, pass_output, printable
 from secfarm.daemon.process import serve, serve_line
 from secfarm.daemon.stdio import StdioLine
 from secfarm.disk.auditlog import verify_log
-from secfarm.disk.config import load_server_config, state_home
+from secfarm.disk.config import KerberosConfig, load_server_config, state_home
 from secfarm.disk.credentials import server_credentials
 from secfarm.wire.address import parse_address
 
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
     from secfarm.disk.config import ServerConfig
     from secfarm.disk.credentials import ServerCredentials
     from secfarm.wire.address import Address
-
-_IGNORED: Final = ("kerberos", "tls")
 
 
 @click.command("serve")
@@ -56,6 +57,11 @@ _IGNORED: Final = ("kerberos", "tls")
     help="A hub to dial in to, for ever, instead of the configuration's; may be repeated. A server that dials "
     "listens only where it is told to.",
 )
+@click.option(
+    "--keytab",
+    type=click.Path(path_type=Path),
+    help="Accept Kerberos with this keytab; whom, is said by allowed_users of [kerberos].",
+)
 @click.option("--check", is_flag=True, help="Read everything, say what would be served, and do not listen.")
 @click.option("--stdio", is_flag=True, help="Serve one connection over standard input and output, and end with it.")
 @click.option("--detach", is_flag=True, help="Return once it listens; the server goes on in a session of its own.")
@@ -67,6 +73,7 @@ def command(
     file: Path | None,
     addresses: tuple[str, ...],
     hubs: tuple[str, ...],
+    keytab: Path | None,
     check: bool,
     stdio: bool,
     detach: bool,
@@ -78,10 +85,11 @@ def command(
     if check + stdio + detach > 1 or (stdio and (addresses or hubs)):
         raise click.UsageError("--check, --stdio and --detach exclude each other; --stdio listens and dials nowhere")
     config = load_server_config(file, os.environ, dial=tuple([parse_address(hub) for hub in hubs]))
+    if keytab is not None:
+        config = replace(config, kerberos=replace(config.kerberos or KerberosConfig(), keytab=keytab))
+    if config.kerberos is not None and not config.kerberos.allowed_users:
+        output.note(f"secfarm: {config.file}: [kerberos] has no allowed_users, so no principal is accepted")
     listen = [parse_address(address, listening=True) for address in addresses] or list(config.listen)
-    for name in _IGNORED:
-        if getattr(config, name):
-            output.note(f"secfarm: {config.file}: {name} has no effect in this version")
     if check:
         _check(output, config, listen)
         return
@@ -153,7 +161,9 @@ def _check(output: Output, config: ServerConfig, listen: Sequence[Address]) -> N
 def _principals(credentials: ServerCredentials) -> list[str]:
     store = credentials.store
     named = [entry.principal for entry in store.entries if not entry.cert_authority]
-    return list(dict.fromkeys([*named, *[secret.principal for secret in store.secrets]]))
+    gss = credentials.auths.get(GSS)
+    users = sorted(gss.allowed_users) if isinstance(gss, GssAuthServer) else []
+    return list(dict.fromkeys([*named, *[secret.principal for secret in store.secrets], *users]))
 
 
 def _grants(credentials: ServerCredentials) -> list[dict[str, list[str]]]:

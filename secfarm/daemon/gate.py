@@ -20,7 +20,9 @@ from secfarm.daemon.passage import (
     Arrived,
     Connected,
     FromGate,
+    Listen,
     Opened,
+    Present,
     Proven,
     Refused,
     Shut,
@@ -30,6 +32,7 @@ from secfarm.daemon.passage import (
     encode,
 )
 from secfarm.errors import AuthError
+from secfarm.net.certificates import listening
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
 from secfarm.net.relay import Relay
@@ -39,6 +42,7 @@ from secfarm.wire.address import parse_address
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from secfarm.auth.base import PeerCertificate
     from secfarm.wire.address import Address
 
 _MARGIN_S: Final = 0.5
@@ -61,10 +65,20 @@ class Gate:
         self._door: Door | None = None
         self._keeper = Line(self._loop, keeper, self._told, self.ended.set)
         self._supervisor = Line(self._loop, supervisor, self._listen, self.ended.set)
+        self._present: Present | None = None
+        self._listening: tuple[Listen, list[int]] | None = None
 
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
-        listen = decode_listen(packet)
-        context, certificate = acceptor_context()
+        self._listening = decode_listen(packet), descriptors
+        self._open()
+
+    def _open(self) -> None:
+        """Open the door once it is known where it is, and what is shown at it."""
+        if self._listening is None or self._present is None or self._door is not None:
+            return
+        listen, descriptors = self._listening
+        identity = self._present.identity
+        context, certificate = acceptor_context() if identity is None else listening(identity)
         # The keeper's own deadline comes first: it has a word to say.
         self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S)
         for fd in descriptors:
@@ -80,12 +94,19 @@ class Gate:
     def _relay(self, dialled: Address | None = None) -> Relay:
         return Relay(partial(self._arrived, dialled))
 
-    def _arrived(self, dialled: Address | None, relay: Relay, certificate: bytes, stream: socket.socket) -> None:
+    def _arrived(
+        self,
+        dialled: Address | None,
+        relay: Relay,
+        verified: PeerCertificate | None,
+        certificate: bytes,
+        stream: socket.socket,
+    ) -> None:
         number = next(self._numbers)
         self._unproven[number] = relay
         relay.closed.add_done_callback(lambda _: self._unproven.pop(number, None))
         to = "" if dialled is None else str(dialled)
-        self._tell(Arrived(number, to or relay.source, to, certificate, relay.since_s), stream.detach())
+        self._tell(Arrived(number, to or relay.source, to, certificate, verified, relay.since_s), stream.detach())
 
     def _told(self, packet: bytes, descriptors: list[int]) -> None:
         for fd in descriptors:
@@ -97,6 +118,9 @@ class Gate:
             case Refused(number):
                 if (relay := self._unproven.pop(number, None)) is not None and not relay.ready.done():
                     relay.ready.set_exception(_UnprovenError("the peer was not believed"))
+            case Present() as present:
+                self._present = present
+                self._open()
             case Shut():
                 if self._door is not None:
                     self._door.close()

@@ -31,7 +31,7 @@ from secfarm.daemon.passage import (
     decode_to_keeper,
     encode,
 )
-from secfarm.disk.config import load_server_config
+from secfarm.disk.config import KerberosConfig, load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.net.line import Line
 from secfarm.wire.address import parse_address
@@ -91,6 +91,10 @@ class Keeper:
         try:
             dial = tuple(map(parse_address, keep.dial))
             config = replace(load_server_config(keep.file, {}, dial=dial), state=Path(keep.state))
+            os.environ.update(keep.environ)
+            if keep.keytab:
+                kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
+                config = replace(config, kerberos=kerberos)
             self._server = make_server(config, None, None)
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:

@@ -42,6 +42,7 @@ def make_server(config: ServerConfig, auth: Auth | None, name: str | None, audit
         audit=audit or AuditLog(audit_path(config)),
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
+        identity=credentials.identity,
     )
 
 

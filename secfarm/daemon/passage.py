@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from secfarm.auth.base import PeerCertificate
+from secfarm.auth.tls import TlsIdentity
 from secfarm.run.role import Role
 
 GATE: Final = Role("gate", "secfarm.daemon.gate", ("supervisor", "keeper"))
@@ -29,6 +31,7 @@ class Arrived(msgspec.Struct, array_like=True, frozen=True, tag=1):
         source: where it came from, as penalties count it.
         dialled: the hub's address, if we dialled; else "".
         certificate: the peer's (DER); empty where it showed none.
+        verified: what TLS has verified of it, against the site's authority. Only of this is the gate believed.
         since_s: when the connection was made, by the monotonic clock.
     """
 
@@ -36,6 +39,7 @@ class Arrived(msgspec.Struct, array_like=True, frozen=True, tag=1):
     source: str
     dialled: str
     certificate: bytes
+    verified: PeerCertificate | None
     since_s: float
 
 
@@ -68,6 +72,12 @@ class Shut(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Keeper to gate: accept and dial no more; what is connected lives on."""
 
 
+class Present(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Keeper to gate, the first message: what to show whoever connects; None: a certificate made for the occasion."""
+
+    identity: TlsIdentity | None
+
+
 class Listen(msgspec.Struct, array_like=True, frozen=True, tag=0):
     """Supervisor to gate: the hubs to dial; beside it the listening sockets."""
 
@@ -83,6 +93,8 @@ class Keep(msgspec.Struct, array_like=True, frozen=True, tag=0):
         listen: the addresses, for the audit record.
         dial: the hubs.
         log_level: of `logging`.
+        keytab: instead of the configuration's; "" where none is given.
+        environ: variables by which Kerberos finds its files; names of files, no secret.
     """
 
     file: str
@@ -90,6 +102,8 @@ class Keep(msgspec.Struct, array_like=True, frozen=True, tag=0):
     listen: tuple[str, ...]
     dial: tuple[str, ...]
     log_level: int
+    keytab: str
+    environ: dict[str, str]
 
 
 class Gate(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -124,7 +138,7 @@ class Zygote(msgspec.Struct, array_like=True, frozen=True, tag=2):
 
 
 FromGate = Opened | Arrived | TurnedAway | Connected
-ToGate = Proven | Refused | Shut
+ToGate = Proven | Refused | Shut | Present
 ToKeeper = Keep | Gate | Drain | Halt | Reload
 FromKeeper = Up | Down | Zygote
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side
 from secfarm.auth.ed25519 import Ed25519AuthServer
+from secfarm.auth.gss import GssAuthServer
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.status import status_of
 from secfarm.daemon.tasks import Task, TaskTable
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Mapping
 
-    from secfarm.auth.base import Auth
+    from secfarm.auth.base import Auth, Peer, PeerCertificate
+    from secfarm.auth.tls import TlsIdentity
     from secfarm.disk.auditlog import AuditLog, SourceArchive
     from secfarm.disk.credentials import ServerCredentials
     from secfarm.task.outcome import Done
@@ -61,8 +63,10 @@ class Server:
         audit: AuditLog,
         archive: SourceArchive,
         workers: int,
+        identity: TlsIdentity | None = None,
     ) -> None:
         self.name = name
+        self.identity = identity
         self.python_version = platform.python_version()
         self.store = store
         self.policy = policy
@@ -138,6 +142,11 @@ class Server:
         self.dial = list(dial)
         started: dict[str, AuditValue] = {"listen": list(listen), "workers": self.pool.size}
         self.audit("started", started | ({"dial": self.dial} if self.dial else {}))
+
+    def principal_of(self, peer: Peer) -> str:
+        """Return the name of a proven peer by which policy, audit and results know it."""
+        kerberos = peer.mechanism == GssAuthServer.mechanism
+        return self.policy.kerberos.principal_of(peer.principal) if kerberos else peer.principal
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
@@ -253,16 +262,23 @@ class Server:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def connection(self, certificate: bytes, dialled: Address | None, channel: bytes | None = None) -> Connection:
+    def connection(
+        self,
+        certificate: bytes,
+        dialled: Address | None,
+        channel: bytes | None = None,
+        verified: PeerCertificate | None = None,
+    ) -> Connection:
         """Return the protocol object for one connection.
 
         Args:
             certificate: what we showed, in DER, if the peer called.
             dialled: the hub's address, if we did.
             channel: the peer's certificate, where TLS ended before this process.
+            verified: likewise, what TLS has verified of it.
         """
         make = partial(self._session, certificate, dialled)
-        return Connection(make, lambda connection: ServerSession(self, connection), channel)
+        return Connection(make, lambda connection: ServerSession(self, connection), channel, verified)
 
     def turned_away(self, source: str, error: Exception) -> None:
         """Write down who did not get in."""

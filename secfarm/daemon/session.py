@@ -16,7 +16,7 @@ from secfarm.daemon.arrivals import Arrivals, Value
 from secfarm.daemon.live import LiveBuffer
 from secfarm.daemon.receipts import Notary
 from secfarm.daemon.tasks import Task
-from secfarm.errors import PolicyError, ProtocolError, SecfarmError
+from secfarm.errors import AuthError, PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
     IDLE_TIMEOUT_S,
     MAX_OUTPUT_CHARS,
@@ -44,6 +44,8 @@ from secfarm.wire.messages import (
 from secfarm.wire.session import Established
 
 if TYPE_CHECKING:
+    import asyncio
+
     from secfarm.auth.base import Peer
     from secfarm.daemon.server import Server
     from secfarm.net.pump import Connection
@@ -80,6 +82,7 @@ class ServerSession:
         self._unanswered: Ping | None = None  # the last one that came while the client did not read
         self._peer: Peer | None = None
         self._since_s = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
         self.principal = ""
         self.draining = False
 
@@ -118,6 +121,8 @@ class ServerSession:
         """The connection is gone: let what runs finish, and drop what has not begun."""
         if self._trust is not None:
             self._server.audit("closed", self._who() | {"error": "" if error is None else str(error)})
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._server.sessions.discard(self)
         if self._crew is not None:
             self._orphan(self._crew)
@@ -125,19 +130,33 @@ class ServerSession:
 
     def _establish(self, event: Established) -> None:
         server, session = self._server, self._connection.session
-        self._peer, self._since_s = event.peer, server.clock()
-        self.principal = event.peer.principal
+        peer, self._since_s = event.peer, server.clock()
+        self._peer = peer
+        self.principal = server.principal_of(peer)
         grant = server.policy.grant_for(self.principal)
         server.admit(self)
         self._trust = SessionTrust(
-            session_id=session.session_id, principal=self.principal, store=server.store, policy=server.policy
+            session_id=session.session_id,
+            principal=self.principal,
+            store=server.store,
+            policy=server.policy,
+            session_key=peer.session_verifier,
         )
         self._limits = grant.limits
         self._notary = Notary(server.name, event.peer, session.session_id, server.key)
         self._crew = server.pool.crew(single_use=grant.confine.isolation is Isolation.TASK)
         welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
         self._connection.send(welcome)
-        server.audit("session", self._who() | {"mechanism": event.peer.mechanism, "key": event.peer.key_id})
+        proven: dict[str, AuditValue] = {"mechanism": peer.mechanism, "key": peer.key_id}
+        if peer.principal != self.principal:
+            proven["proven"] = peer.principal
+        server.audit("session", self._who() | proven)
+        if peer.expires_s is not None:
+            self._expiry = server.loop.call_later(max(0.0, peer.expires_s - server.clock()), self._expire)
+
+    def _expire(self) -> None:
+        """The client's proof has ended, and with it the session: what runs goes on, it may prove itself again."""
+        self._connection.fail(AuthError("the ticket or certificate that proved the client has ended"))
 
     def judge_again(self) -> None:
         """The trust files or the policy have changed: go on by the new ones, or end."""
@@ -148,7 +167,7 @@ class ServerSession:
         grant = server.policy.grant_for(self.principal)
         self._limits = grant.limits
         try:
-            if peer.key_id:
+            if peer.key_id and peer.session_verifier is None:
                 server.store.principal_of(peer.key_id, namespace=TASK_NAMESPACE, now_s=server.clock())
             if not grant.may:
                 raise PolicyError(f"no grant of the policy names {self.principal!r} any more")

@@ -32,7 +32,7 @@ from secfarm.daemon.passage import (
     decode_from_keeper,
     encode,
 )
-from secfarm.disk.config import SERVER_CONFIG, state_home
+from secfarm.disk.config import KERBEROS_NAMES, SERVER_CONFIG, state_home
 from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
@@ -120,6 +120,10 @@ class Supervisor:
                 tuple([str(local_address(sock)) for sock in self._sockets]),
                 tuple([str(address) for address in config.dial]),
                 _log.getEffectiveLevel(),
+                ""
+                if config.kerberos is None or config.kerberos.keytab is None
+                else str(config.kerberos.keytab.absolute()),
+                {name: os.environ[name] for name in KERBEROS_NAMES if name in os.environ},
             )
         )
         self._start_gate()

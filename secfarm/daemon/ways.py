@@ -18,6 +18,7 @@ from secfarm.daemon.passage import (
     Arrived,
     Connected,
     Opened,
+    Present,
     Proven,
     Refused,
     Shut,
@@ -27,6 +28,7 @@ from secfarm.daemon.passage import (
 )
 from secfarm.errors import ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S
+from secfarm.net.certificates import listening
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
 from secfarm.net.tls import acceptor_context
@@ -35,6 +37,8 @@ from secfarm.wire.address import parse_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from secfarm.auth.base import PeerCertificate
+    from secfarm.auth.tls import TlsIdentity
     from secfarm.net.pump import Connection
     from secfarm.wire.address import Address
 
@@ -42,7 +46,15 @@ if TYPE_CHECKING:
 class Host(Protocol):
     """What a way in needs of its server."""
 
-    def connection(self, certificate: bytes, dialled: Address | None, channel: bytes | None = None) -> Connection:
+    identity: TlsIdentity | None  # the site's certificate; None: one made for the occasion
+
+    def connection(
+        self,
+        certificate: bytes,
+        dialled: Address | None,
+        channel: bytes | None = None,
+        verified: PeerCertificate | None = None,
+    ) -> Connection:
         """Return the protocol object for one connection (see `Server.connection`)."""
 
     def turned_away(self, source: str, error: Exception) -> None:
@@ -64,7 +76,8 @@ class OwnWays:
 
     def __init__(self, host: Host, sockets: Iterable[socket.socket], dial: Iterable[Address]) -> None:
         """Accept and dial from now on."""
-        context, certificate = acceptor_context()
+        identity = host.identity
+        context, certificate = acceptor_context() if identity is None else listening(identity)
         self._door = Door(context, partial(host.connection, certificate, None), host.turned_away)
         for sock in sockets:
             self._door.open(sock)
@@ -101,6 +114,7 @@ class GateWays:
         """Serve what comes through the gate at the other end of this line."""
         self._detach()
         self._line = Line(self._loop, end, partial(self._packet, on_open), self._detach)
+        self._line.send(encode(Present(self._host.identity)))
 
     def close(self) -> None:
         """Let the gate accept and dial no more; sessions live on."""
@@ -141,7 +155,7 @@ class GateWays:
 
     async def _join(self, arrived: Arrived, stream: socket.socket) -> None:
         dialled = parse_address(arrived.dialled) if arrived.dialled else None
-        connection = self._host.connection(self._certificate, dialled, arrived.certificate)
+        connection = self._host.connection(self._certificate, dialled, arrived.certificate, arrived.verified)
         line = self._line
         stream.settimeout(0)
         await self._loop.create_connection(lambda: connection, sock=stream)

@@ -23,24 +23,33 @@ SERVER_CONFIG: Final = Path("/etc/secfarm/config.toml")
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_KEY_NAME: Final = "id_ed25519"
 DEFAULT_SERVICE: Final = "secfarm"
+# By which Kerberos, and systemd, say where their files are.
+KERBEROS_NAMES: Final = ("KRB5_CONFIG", "KRB5_KTNAME", "KRB5RCACHENAME", "CREDENTIALS_DIRECTORY")
 
 
 @dataclass(frozen=True, slots=True)
 class KerberosConfig:
-    """`[kerberos]`; a client has only the service name."""
+    """`[kerberos]`: of a server `keytab` and `allowed_users`, of a client `ccache`, `client_keytab` and `target`."""
 
     service_name: str = DEFAULT_SERVICE
     keytab: Path | None = None
     allowed_users: tuple[str, ...] = ()
+    ccache: str | None = None
+    client_keytab: Path | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """`[tls]`: the site's own certificates instead of the ephemeral one."""
+    """`[tls]`: the site's own certificates instead of the ephemeral one.
+
+    With `ca`, which a client must give, they prove names; a client may say which `server_name` it expects.
+    """
 
     certificate: Path
     key: Path
     ca: Path | None = None
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,10 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """A client's config.toml. `key` and `secret` exclude each other; the default `known_servers` need not exist."""
+    """A client's config.toml. `key` and `secret` exclude each other; the default `known_servers` need not exist.
+
+    A key or secret comes first; `kerberos` or `tls` prove names where there is none.
+    """
 
     known_servers: Path
     hosts: tuple[Address, ...] = ()
@@ -81,6 +93,7 @@ class ClientConfig:
     secret: Path | None = None
     kerberos: KerberosConfig | None = None
     ssh: SshConfig | None = None
+    tls: TlsConfig | None = None
     file: Path | None = None
 
 
@@ -142,9 +155,11 @@ def load_server_config(
 
 def _check_server(config: ServerConfig, root: Table) -> ServerConfig:
     """Return `config` if some client could prove itself to such a server, else raise."""
-    if config.key is None and not config.secrets and config.kerberos is None and config.tls is None:
+    other = config.kerberos is not None or (config.tls is not None and config.tls.ca is not None)
+    if config.key is None and not config.secrets and not other:
         raise root.fault("key", "neither key nor secrets is given: nobody could be authenticated")
-    if (config.key is None) != (config.allowed_signers is None):
+    # Whom another mechanism has proven may still sign with a key of allowed_signers.
+    if (config.key is None) != (config.allowed_signers is None) and not (config.key is None and other):
         given, missing = ("key", "allowed_signers") if config.key else ("allowed_signers", "key")
         raise root.fault(given, f"{given} is given and {missing} is not: Ed25519 needs both")
     return config
@@ -167,19 +182,26 @@ def load_client_config(path: str | os.PathLike[str] | None, environ: Mapping[str
     hosts, key, secret = _addresses(root, "hosts"), reader.file("key"), reader.file("secret")
     if key and secret:
         raise root.fault("secret", "key and secret are both given: say which one to prove")
+    kerberos, tls = (
+        _client_kerberos(root.table("kerberos"), file.parent),
+        _tls(root.table("tls"), file.parent, client=True),
+    )
+    if kerberos and tls:
+        raise root.fault("tls", "[kerberos] and [tls] are both given: say which one to prove")
     if environ.get("SECFARM_HOSTS"):
         hosts = parse_hosts(environ["SECFARM_HOSTS"], source="SECFARM_HOSTS")
     if environ.get("SECFARM_KEY"):
         key, secret = Path(environ["SECFARM_KEY"]), None
-    elif key is None and secret is None and (home / DEFAULT_KEY_NAME).exists():
+    elif not any((key, secret, kerberos, tls)) and (home / DEFAULT_KEY_NAME).exists():
         key = home / DEFAULT_KEY_NAME
     config = ClientConfig(
         known_servers=reader.file("known_servers") or home / "known_servers",
         hosts=hosts,
         key=key,
         secret=secret,
-        kerberos=_client_kerberos(root.table("kerberos")),
+        kerberos=kerberos,
         ssh=_ssh(root.table("ssh")),
+        tls=tls,
         file=file,
     )
     root.finish()
@@ -245,10 +267,17 @@ def _server_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
     return config
 
 
-def _client_kerberos(table: Table | None) -> KerberosConfig | None:
+def _client_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
     if table is None:
         return None
-    config = KerberosConfig(service_name=table.text("service_name") or DEFAULT_SERVICE)
+    config = KerberosConfig(
+        service_name=table.text("service_name") or DEFAULT_SERVICE,
+        ccache=table.text("ccache"),
+        client_keytab=_Paths(table, base).file("client_keytab"),
+        target=table.text("target"),
+    )
+    if config.ccache and config.client_keytab:
+        raise table.fault("ccache", "ccache and client_keytab are both given: a keytab's tickets are kept in memory")
     table.finish()
     return config
 
@@ -266,12 +295,15 @@ def _ssh(table: Table | None) -> SshConfig | None:
     return config
 
 
-def _tls(table: Table | None, base: Path) -> TlsConfig | None:
+def _tls(table: Table | None, base: Path, *, client: bool = False) -> TlsConfig | None:
     if table is None:
         return None
     reader = _Paths(table, base)
     certificate, key, ca = reader.file("certificate"), reader.file("key"), reader.file("ca")
     if certificate is None or key is None:
         raise table.fault("certificate", "[tls] needs certificate and key")
+    if client and ca is None:
+        raise table.fault("certificate", "[tls] of a client needs ca: who may certify a server")
+    server_name = table.text("server_name") if client else None
     table.finish()
-    return TlsConfig(certificate, key, ca)
+    return TlsConfig(certificate, key, ca, server_name)

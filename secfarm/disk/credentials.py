@@ -12,9 +12,21 @@ from dataclasses import dataclass, replace
 
 from secfarm.auth.base import Auth
 from secfarm.auth.ed25519 import Ed25519AuthClient, Ed25519AuthServer
+from secfarm.auth.gss import GssAuthClient, GssAuthServer
 from secfarm.auth.shared_secret import SharedSecretAuth
+from secfarm.auth.tls import TlsAuthClient, TlsAuthServer, TlsIdentity
 from secfarm.disk.config import ClientConfig, ServerConfig, load_client_config
 from secfarm.disk.keyfile import read_secret, read_signing_key
+from secfarm.disk.site_auth import (
+    kerberos_client,
+    kerberos_server,
+    ready_gss_client,
+    ready_gss_server,
+    ready_tls_client,
+    ready_tls_server,
+    tls_client,
+    tls_identity,
+)
 from secfarm.disk.trustfile import read_allowed_signers, read_known_servers, read_policy
 from secfarm.errors import ConfigError
 from secfarm.sign.keys import SharedSecret, Signer, SigningKey
@@ -31,18 +43,23 @@ class ServerCredentials:
         auths: by the mechanism's name on the wire; each is loaded.
         store: verifies the envelopes of every session, however its client proved itself.
         policy: what each principal may do.
+        identity: the site's certificate for the channel; None: an ephemeral one.
     """
 
     auths: Mapping[str, Auth]
     store: TrustStore
     policy: Policy
+    identity: TlsIdentity | None = None
 
 
-def server_credentials(config: ServerConfig, auth: Auth | None = None) -> ServerCredentials:
+def server_credentials(
+    config: ServerConfig, auth: Auth | None = None, environ: Mapping[str, str] = os.environ
+) -> ServerCredentials:
     """Read the files of `config`.
 
     Args:
-        auth: the only mechanism to offer, instead of those that the configuration's keys and secrets give.
+        auth: the only mechanism to offer, instead of those that the configuration gives.
+        environ: may name a keytab (KRB5_KTNAME, or CREDENTIALS_DIRECTORY for systemd's credential `keytab`).
 
     Raises:
         KeyFileError, TrustFileError: a file is missing, malformed or open to others; nothing was started.
@@ -50,20 +67,32 @@ def server_credentials(config: ServerConfig, auth: Auth | None = None) -> Server
     """
     policy = read_policy(config.policy)
     entries = () if config.allowed_signers is None else read_allowed_signers(config.allowed_signers)
+    identity = None if config.tls is None else tls_identity(config.tls)
     if auth is not None:
-        return _with_auth(auth, TrustStore(entries), policy)
+        return _with_auth(_ready_site(auth, config, environ), TrustStore(entries), policy, identity)
     store = TrustStore(entries, [read_secret(path) for path in config.secrets])
     auths: list[Auth] = []
     if config.key is not None:
         auths.append(Ed25519AuthServer(read_signing_key(config.key), store))
     if store.secrets:
         auths.append(SharedSecretAuth(*store.secrets))
+    if config.kerberos is not None:
+        auths.append(kerberos_server(config.kerberos, config, environ))
+    if (tls := config.tls) is not None and tls.ca is not None and identity is not None:
+        auths.append(TlsAuthServer(tls.certificate, tls.key, tls.ca).loaded(identity))
     if not auths:
         raise ConfigError("neither key nor secrets is given: nobody could be authenticated, so nothing was started")
-    return ServerCredentials({one.mechanism: one for one in auths}, store, policy)
+    return ServerCredentials({one.mechanism: one for one in auths}, store, policy, identity)
 
 
-def _with_auth(auth: Auth, store: TrustStore, policy: Policy) -> ServerCredentials:
+def _ready_site(auth: Auth, config: ServerConfig, environ: Mapping[str, str]) -> Auth:
+    """Return `auth` loaded if it is Kerberos or certificates."""
+    if isinstance(auth, GssAuthServer):
+        return ready_gss_server(auth, config, environ)
+    return ready_tls_server(auth) if isinstance(auth, TlsAuthServer) else auth
+
+
+def _with_auth(auth: Auth, store: TrustStore, policy: Policy, identity: TlsIdentity | None) -> ServerCredentials:
     """Offer `auth` alone; the keys that it brings sign envelopes too."""
     if isinstance(auth, Ed25519AuthServer):
         auth = _ready_server(auth, store)
@@ -71,9 +100,12 @@ def _with_auth(auth: Auth, store: TrustStore, policy: Policy) -> ServerCredentia
     elif isinstance(auth, SharedSecretAuth):
         auth = _ready_secret(auth)
         store = TrustStore(store.entries, [one for one in auth.secrets if isinstance(one, SharedSecret)])
-    elif isinstance(auth, Ed25519AuthClient):
-        raise ConfigError("Ed25519AuthClient is for clients; give the server an Ed25519AuthServer")
-    return ServerCredentials({auth.mechanism: auth}, store, policy)
+    elif isinstance(auth, TlsAuthServer):
+        identity = auth.identity
+    elif isinstance(auth, Ed25519AuthClient | GssAuthClient | TlsAuthClient):
+        name = type(auth).__name__
+        raise ConfigError(f"{name} is for clients; give the server an {name.replace('Client', 'Server')}")
+    return ServerCredentials({auth.mechanism: auth}, store, policy, identity)
 
 
 class ClientCredentials:
@@ -81,12 +113,12 @@ class ClientCredentials:
 
     Attributes:
         auth: loaded.
-        signer: signs the envelopes.
+        signer: signs the envelopes; None: the key that the mechanism makes for each session.
     """
 
     __slots__ = ("_config", "auth", "signer")
 
-    def __init__(self, auth: Auth, signer: Signer, config: _LazyConfig) -> None:
+    def __init__(self, auth: Auth, signer: Signer | None, config: _LazyConfig) -> None:
         self.auth = auth
         self.signer = signer
         self._config = config
@@ -120,7 +152,8 @@ def client_credentials(
 
     Args:
         auth: how to prove who we are; None: with `key`, else with the configuration's key or secret.
-        key: signs; None: the auth's own key or secret, else the configuration's key.
+        key: signs; None: the auth's own key or secret, Kerberos' or the certificate's session, else the configuration's
+            key.
         environ: names the configuration (see `load_client_config`), which is read only if something is missing.
 
     Raises:
@@ -131,14 +164,19 @@ def client_credentials(
     signing = _loaded(key) if key is not None else None
     if auth is None:
         auth = _default_auth(signing, config.get())
+    if isinstance(auth, GssAuthClient):
+        return ClientCredentials(ready_gss_client(auth), signing, config)
+    if isinstance(auth, TlsAuthClient):
+        return ClientCredentials(ready_tls_client(auth), signing, config)
     if isinstance(auth, Ed25519AuthClient):
         auth = _ready_client(auth, config)
         own: Signer | None = auth.key if isinstance(auth.key, SigningKey) else None
     elif isinstance(auth, SharedSecretAuth):
         auth = _ready_secret(auth)
         own = next((one for one in auth.secrets if isinstance(one, SharedSecret)), None)
-    elif isinstance(auth, Ed25519AuthServer):
-        raise ConfigError("Ed25519AuthServer is for servers; give the client an Ed25519AuthClient")
+    elif isinstance(auth, Ed25519AuthServer | GssAuthServer | TlsAuthServer):
+        name = type(auth).__name__
+        raise ConfigError(f"{name} is for servers; give the client an {name.replace('Server', 'Client')}")
     else:
         path = config.get().key if signing is None else None
         own = None if path is None else read_signing_key(path)
@@ -155,6 +193,8 @@ def _default_auth(key: SigningKey | None, config: ClientConfig) -> Auth:
         return Ed25519AuthClient(config.key)
     if config.secret is not None:
         return SharedSecretAuth(config.secret)
+    if (site := kerberos_client(config) or tls_client(config)) is not None:
+        return site
     raise ConfigError(
         f"no key: neither auth= nor key= is given, SECFARM_KEY is not set, and {config.file} names no key or secret; "
         "nothing was sent. Make a key with `secfarm keygen`, or use local_kernel()"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from secfarm.errors import AuthError, ConfigError, KernelCreationError
+from secfarm.errors import AuthError, ConfigError, KernelCreationError, KeyFileError
 from secfarm.farm.hub import Hub
 from secfarm.wire.address import Address, parse_address
 
@@ -68,6 +68,6 @@ async def _joined(dispatch: Dispatch, timeout_s: float | None) -> None:
         missing = [link for link in dispatch.links if link.welcome is None]
         reasons = "; ".join(f"{link.address}: {link.last_error or 'no answer'}" for link in missing)
         raise KernelCreationError(f"not every server answered within {timeout_s:g} s: {reasons}") from error
-    except (AuthError, ConfigError) as error:
+    except (AuthError, ConfigError, KeyFileError) as error:
         refused = next(link for link in dispatch.links if link.last_error is error)
         raise KernelCreationError(f"no session with {refused.address}: {error}") from error

@@ -76,7 +76,7 @@ class Dispatch:
 
     # --- in the loop ----------------------------------------------------------------------------------------------
 
-    async def open(self, addresses: Iterable[Address], auth: Auth, signer: Signer, name: str) -> None:
+    async def open(self, addresses: Iterable[Address], auth: Auth, signer: Signer | None, name: str) -> None:
         """Start a link to each address; they join as their servers answer."""
         for address in addresses:
             link = Link(self, address, auth, signer, name)

@@ -39,7 +39,7 @@ class Hub:
         addresses: where it listens, with the ports that the system chose.
     """
 
-    def __init__(self, dispatch: Dispatch, auth: Auth, signer: Signer) -> None:
+    def __init__(self, dispatch: Dispatch, auth: Auth, signer: Signer | None) -> None:
         self.addresses: list[Address] = []
         self._dispatch = dispatch
         self._auth = auth
@@ -115,7 +115,7 @@ class Hub:
 class Guest(Link):
     """The session with a server that dialled in; it ends with its connection."""
 
-    def __init__(self, hub: Hub, dispatch: Dispatch, auth: Auth, signer: Signer) -> None:
+    def __init__(self, hub: Hub, dispatch: Dispatch, auth: Auth, signer: Signer | None) -> None:
         super().__init__(dispatch, "", auth, signer, "")
         self._hub = hub
         self._doubt: asyncio.Task[None] | None = None

@@ -22,7 +22,7 @@ from secfarm.disk.credentials import client_credentials
 from secfarm.errors import ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
 from secfarm.farm.connect import connect, parse_addresses
-from secfarm.farm.current import set_kernel, task_settings, use_kernel
+from secfarm.farm.current import priority_of, set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
 from secfarm.farm.loop import background_loop, in_background, run_in_background

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from secfarm.auth.base import End, Side
-from secfarm.errors import AuthError, ConfigError, ConnectionLostError, ProtocolError, SecfarmError
+from secfarm.errors import AuthError, ConfigError, ConnectionLostError, KeyFileError, ProtocolError, SecfarmError
 from secfarm.farm.failure import error_of
 from secfarm.farm.receipts import testimony_of
 from secfarm.limits import (
@@ -76,7 +76,9 @@ class Link:
         identity: key and name that the server proved itself with, whichever way the session came about.
     """
 
-    def __init__(self, dispatch: Dispatch, address: Address | str, auth: Auth, signer: Signer, name: str) -> None:
+    def __init__(
+        self, dispatch: Dispatch, address: Address | str, auth: Auth, signer: Signer | None, name: str
+    ) -> None:
         self.address = address
         self.identity: Identity = ("", "")
         self.welcome: Welcome | None = None
@@ -109,14 +111,17 @@ class Link:
         back_off = BackOff(_LONGEST_PAUSE_S)
         while True:
             try:
-                connection = await dial(address, self.make_connection)
+                connection = await dial(address, self.make_connection, self._auth)
                 back_off.reset()
                 await self.watch(connection)
-            except (AuthError, ConfigError) as error:
-                self.last_error = error
+            except (AuthError, ConfigError, KeyFileError) as error:
                 if not self.joined.done():
+                    self.last_error = error
                     self.joined.set_exception(error)
                     return
+                if str(error) != str(self.last_error):
+                    _log.warning("no session with %s, trying again: %s", self.address, error)
+                self.last_error = error
             except (OSError, SecfarmError) as error:
                 self.last_error = error
                 if isinstance(error, ConnectionRefusedError | FileNotFoundError):
@@ -127,9 +132,19 @@ class Link:
             await back_off.pause()
 
     async def watch(self, connection: Connection) -> None:
-        """Wait for the connection's end; a server that says nothing for long is asked, then given up."""
+        """Wait for the connection's end; a server that says nothing for long is asked, then given up.
+
+        When the proof ends (a ticket's life, a certificate's) the line is cut, without a goodbye: what runs goes on,
+        and a new session with a fresh proof takes it up.
+        """
+        peer = connection.session.peer
+        ends_s = None if peer is None else peer.expires_s
         while not connection.closed.done():
-            await asyncio.wait([connection.closed], timeout=IDLE_PING_S)
+            left_s = IDLE_PING_S if ends_s is None else min(IDLE_PING_S, max(0.0, ends_s - time.time()))
+            await asyncio.wait([connection.closed], timeout=left_s)
+            if ends_s is not None and time.time() >= ends_s:
+                connection.abort()
+                return
             silent_s = time.monotonic() - self._heard_s
             if silent_s > IDLE_TIMEOUT_S:
                 connection.abort()
@@ -228,7 +243,11 @@ class Link:
         if connection is None or not connection.session.ready:
             return  # on_closed follows, or has been: the schedule gets its tasks back there
         batch = Batch(BATCH_VERSION, next(self._sequence), programs, values, calls, orders)  # type: ignore[arg-type]
-        envelope = seal(session_type(connection.session.session_id), encode_batch(batch), self._signer)
+        peer = connection.session.peer
+        signer = self._signer or (None if peer is None else peer.session_signer)
+        if signer is None:
+            raise ConfigError("nothing to sign with: the mechanism gives no key of the session; give the kernel a key")
+        envelope = seal(session_type(connection.session.session_id), encode_batch(batch), signer)
         connection.send(Submit(encode_envelope(envelope)))
 
     async def order(self, make: Callable[[int], Order], answer: object) -> object:

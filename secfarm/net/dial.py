@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from secfarm.errors import ProtocolError
+from secfarm.auth.tls import TlsAuthClient
+from secfarm.errors import AuthError, ProtocolError
 from secfarm.limits import HANDSHAKE_TIMEOUT_S
+from secfarm.net.certificates import dialling
 from secfarm.net.ssh import SshLine
-from secfarm.net.tls import initiator_context
 from secfarm.wire.address import SshAddress, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from secfarm.auth.base import Auth
     from secfarm.net.stream import Stream
     from secfarm.wire.address import Address
 
@@ -47,8 +50,13 @@ class BackOff:
 S = TypeVar("S", bound="Stream")
 
 
-async def dial(address: Address, make: Callable[[], S]) -> S:
+async def dial(address: Address, make: Callable[[], S], auth: Auth | None = None) -> S:
     """Return a connection to `address` whose session is ready.
+
+    Args:
+        address: of the peer.
+        make: returns the protocol object.
+        auth: a client's, where the channel has to know: with certificates of the site TLS verifies both ends.
 
     Raises:
         OSError: nobody answers there, or not within the time for a handshake.
@@ -57,10 +65,10 @@ async def dial(address: Address, make: Callable[[], S]) -> S:
         ConfigError: ssh cannot be started.
     """
     if not isinstance(address, SshAddress):
-        return await _dial(address, make, None, 2 * HANDSHAKE_TIMEOUT_S)
+        return await _dial(address, make, auth, None, 2 * HANDSHAKE_TIMEOUT_S)
     line = SshLine(address)
     try:
-        connection = await _dial(address, make, line.socket, _SSH_TIMEOUT_S)
+        connection = await _dial(address, make, auth, line.socket, _SSH_TIMEOUT_S)
     except (OSError, ProtocolError) as error:
         raise await line.failure(error) from error
     except BaseException:
@@ -70,22 +78,28 @@ async def dial(address: Address, make: Callable[[], S]) -> S:
     return connection
 
 
-async def _dial(address: Address, make: Callable[[], S], line: socket.socket | None, limit_s: float) -> S:
+async def _dial(
+    address: Address, make: Callable[[], S], auth: Auth | None, line: socket.socket | None, limit_s: float
+) -> S:
     loop = asyncio.get_running_loop()
-    context = initiator_context()
+    context, server_name = dialling(auth, address)
     connection = make()
     try:
         async with asyncio.timeout(limit_s):
             if isinstance(address, SshAddress):
                 await loop.create_unix_connection(
-                    lambda: connection, sock=line, ssl=context, server_hostname="", ssl_handshake_timeout=limit_s
+                    lambda: connection,
+                    sock=line,
+                    ssl=context,
+                    server_hostname=server_name,
+                    ssl_handshake_timeout=limit_s,
                 )
             elif isinstance(address, UnixAddress):
                 await loop.create_unix_connection(
                     lambda: connection,
                     address.path,
                     ssl=context,
-                    server_hostname="",
+                    server_hostname=server_name,
                     ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 )
             else:
@@ -94,7 +108,7 @@ async def _dial(address: Address, make: Callable[[], S], line: socket.socket | N
                     address.host,
                     address.port,
                     ssl=context,
-                    server_hostname="",
+                    server_hostname=server_name,
                     ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 )
                 transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -102,10 +116,33 @@ async def _dial(address: Address, make: Callable[[], S], line: socket.socket | N
     except TimeoutError as error:
         connection.abort()
         raise TimeoutError(f"{address} did not complete the handshake within {limit_s:g} s") from error
+    except ssl.SSLError as error:
+        connection.abort()
+        raise _not_believed(address, error) from error
     except ValueError as error:
         connection.abort()
         raise ProtocolError(f"{address}: {error}") from error
+    except (ConnectionError, ProtocolError) as error:
+        connection.close()
+        # TLS 1.3 lets us speak before the server has judged our certificate; one that it refuses ends the stream.
+        if isinstance(auth, TlsAuthClient) and connection.unheard:
+            raise AuthError(
+                f"{address} closed the connection once it had our certificate: most likely it does not accept it "
+                "(another authority, expired, not for clients); its log says why"
+            ) from error
+        raise
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _not_believed(address: Address, error: ssl.SSLError) -> Exception:
+    """Return the error for a TLS handshake that failed: a certificate that was not believed, or no TLS at all."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthError(
+            f"the certificate of {address} was not believed ({error.verify_message}); nothing was sent to it"
+        )
+    if "CERTIFICATE" in (error.reason or "") or "UNKNOWN_CA" in (error.reason or ""):
+        return AuthError(f"{address} did not accept our certificate ({error.reason}); its log says why")
+    return error

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import stat
 import struct
 from collections import Counter
@@ -24,7 +25,6 @@ from secfarm.wire.address import Address, SshAddress, TcpAddress, UnixAddress, p
 from secfarm.wire.messages import Goodbyes
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from secfarm.net.stream import Stream
@@ -208,12 +208,18 @@ class Door:
             connection.abort_soon()
             raise
         except (OSError, AuthError, ProtocolError, ConfigError) as error:
-            self._failed(source, error)
+            self._failed(source, _in_words(error))
             connection.abort_soon()
         finally:
             self._waiting[source] -= 1
             if not self._waiting[source]:
                 del self._waiting[source]
+
+
+def _in_words(error: Exception) -> Exception:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthError(f"its certificate was not believed ({error.verify_message}); it was not let in")
+    return error
 
 
 def source_of(peer: socket.socket) -> str:

@@ -12,15 +12,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from secfarm.errors import ProtocolError, SecfarmError
+from secfarm.net.certificates import verified_certificate
+from secfarm.net.offloop import run_outside
 from secfarm.net.stream import Stream
 from secfarm.wire.blobs import chunks
 from secfarm.wire.messages import Goodbyes
-from secfarm.wire.session import Established, Session
+from secfarm.wire.session import Established, Session, Stepped
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from secfarm.auth.base import PeerCertificate
     from secfarm.task.payload import Blob
     from secfarm.wire.messages import Chunk, Message
 
@@ -49,6 +52,7 @@ class Connection(Stream):
         make_session: Callable[[bytes], Session],
         owner: Callable[[Connection], Listener],
         certificate: bytes | None = None,
+        verified: PeerCertificate | None = None,
     ) -> None:
         """Prepare the protocol object.
 
@@ -56,17 +60,25 @@ class Connection(Stream):
             make_session: given the peer's certificate (DER, empty for an acceptor), returns the session.
             owner: given this connection, returns whom it reports to.
             certificate: the peer's, where TLS ends before this process; None: the transport speaks TLS itself.
+            verified: likewise, what TLS has verified of it.
         """
         super().__init__()
         self._make_session = make_session
         self._certificate = certificate
+        self._verified = verified
         self._transport: asyncio.Transport | None = None
         self._listener = owner(self)
         self._session: Session | None = None
         self._flush_scheduled = False
+        self._stepping = False
         self.writable = True
         self._values: deque[Iterator[Chunk]] = deque()
         self._error: Exception | None = None
+
+    @property
+    def unheard(self) -> bool:
+        """Whether TLS stood and we said hello, and the peer's hello did not come."""
+        return self._session is not None and self._session.peer_hello is None
 
     @property
     def session(self) -> Session:
@@ -92,19 +104,27 @@ class Connection(Stream):
         if certificate is None:
             tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
             certificate = tls.getpeercert(binary_form=True) or b""
+            self._verified = verified_certificate(tls)
         self._session = self._make_session(certificate)
+        self._session.peer_certificate = self._verified
+        self._session.defers = True
         self._session.start()
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Feed the session (asyncio's callback); whatever is wrong with the bytes ends the connection."""
-        if self._session is None or self._error is not None:
-            return
+        session = self._session
+        if session is not None and self._error is None:
+            self._take(lambda: session.receive(data))
+
+    def _take(self, receive: Callable[[], list[Message | Established]]) -> None:
         try:
-            for message in self._session.receive(data):
+            for message in receive():
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._listener.on_message(message)
+            if self._session is not None and self._session.deferred is not None and not self._stepping:
+                self._step(self._session.deferred)
         except SecfarmError as error:
             self.fail(error)
         except Exception:  # noqa: BLE001 - ours, not the peer's: it costs this connection, not the process
@@ -112,6 +132,18 @@ class Connection(Stream):
             self.fail(SecfarmError("an error inside secfarm"))
         else:
             self.flush_soon()
+
+    def _step(self, step: Callable[[], Stepped]) -> None:
+        """Let a step of the authentication wait where nobody else does, and go on with what it came to."""
+
+        def resume(stepped: Stepped) -> None:
+            self._stepping = False
+            session = self._session
+            if session is not None and self._error is None:
+                self._take(lambda: session.resume(stepped))
+
+        run_outside(step, resume)
+        self._stepping = True
 
     def fail(self, error: SecfarmError) -> None:
         """End the connection because of `error`: the peer hears its public word, nothing more."""

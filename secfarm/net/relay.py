@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from secfarm.net.certificates import verified_certificate
 from secfarm.net.listen import source_of
 from secfarm.net.stream import Stream
 from secfarm.wire.messages import Goodbyes
@@ -20,18 +21,19 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from secfarm.auth.base import PeerCertificate
     from secfarm.errors import SecfarmError
 
 
 class Relay(Stream):
     """The TLS side of one connection."""
 
-    def __init__(self, arrived: Callable[[Relay, bytes, socket.socket], None]) -> None:
+    def __init__(self, arrived: Callable[[Relay, PeerCertificate | None, bytes, socket.socket], None]) -> None:
         """Prepare the protocol object.
 
         Args:
-            arrived: when TLS stands: given this relay, the peer's certificate (DER, empty without one), and the other
-                end of the socket pair.
+            arrived: when TLS stands: given this relay, what TLS has verified of the peer's certificate, that
+                certificate (DER, empty without one), and the other end of the socket pair.
         """
         super().__init__()
         self._arrived = arrived
@@ -51,7 +53,7 @@ class Relay(Stream):
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         near, far = socket.socketpair()
         self._joining = self._loop.create_task(self._join(near))
-        self._arrived(self, tls.getpeercert(binary_form=True) or b"", far)
+        self._arrived(self, verified_certificate(tls), tls.getpeercert(binary_form=True) or b"", far)
 
     async def _join(self, near: socket.socket) -> None:
         await self._loop.create_connection(lambda: self._inner, sock=near)

@@ -26,6 +26,11 @@ class Stream(asyncio.Protocol):
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may have no reader
 
+    @property
+    def unheard(self) -> bool:
+        """Whether TLS stands, and the peer has said nothing yet, for those who look at what it says."""
+        return False
+
     @abstractmethod
     def fail(self, error: SecfarmError) -> None:
         """End the connection because of `error`: the peer hears its public word, nothing more."""

@@ -6,9 +6,11 @@ certificate of its own makes the proofs fail. ECDSA P-256 with SHA-256 is an alg
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import ssl
+from collections.abc import Iterator
 from typing import Final
 
 from cryptography import x509
@@ -34,34 +36,41 @@ def acceptor_context() -> tuple[ssl.SSLContext, bytes]:
         .not_valid_after(now + _VALIDITY)
         .sign(key, hashes.SHA256())
     )
-    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context = new_context(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # a resumed session would show no certificate to bind to
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ) + certificate.public_bytes(serialization.Encoding.PEM)
-    # The ssl module reads keys from files only; a memfd is one that no other process sees.
-    fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    with as_file(pem) as path:
+        context.load_cert_chain(path)
     return context, certificate.public_bytes(serialization.Encoding.DER)
 
 
 def initiator_context() -> ssl.SSLContext:
     """Return a context that takes any certificate: who is at the other end is the mechanism's to prove."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context = new_context(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _context(protocol: int) -> ssl.SSLContext:
+def new_context(protocol: int) -> ssl.SSLContext:
+    """Return a context that speaks TLS 1.3 and nothing else."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+@contextlib.contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """Give `content` as a file: the ssl module reads keys from files only, and no other process sees a memfd."""
+    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def tls_library() -> str:

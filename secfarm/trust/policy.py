@@ -89,6 +89,7 @@ class Grant:
 
     Attributes:
         names: patterns of the functions that CALL covers, dotted; a `*` stays within one part.
+        require_key: whether batches must be signed with a key of `allowed_signers`, however the client proved itself.
         place: `file:line`, for `secfarm policy show` and the audit record.
     """
 
@@ -97,6 +98,7 @@ class Grant:
     names: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     confine: Confine = field(default_factory=Confine)
+    require_key: bool = False
     place: str = ""
 
     def check(self, right: Right) -> Right:
@@ -144,10 +146,34 @@ def _covers(pattern: str, dotted: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Realms:
+    """How a proven Kerberos name becomes the principal that grants, audit and results know.
+
+    Attributes:
+        case_insensitive: names are written as `lower@UPPER` first, as Active Directory treats them: not in case.
+        mapped: realm -> the realm that is written instead.
+    """
+
+    case_insensitive: bool = False
+    mapped: tuple[tuple[str, str], ...] = ()
+
+    def principal_of(self, name: str) -> str:
+        """Return the principal that the full name `user@REALM` stands for."""
+        user, at, realm = name.rpartition("@")
+        if self.case_insensitive:
+            user, realm = user.lower(), realm.upper()
+        return f"{user}{at}{dict(self.mapped).get(realm, realm)}"
+
+
+AS_THEY_ARE: Final = Realms()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """The grants, in the file's order."""
+    """The grants, in the file's order, and how the principals of Kerberos are written in them."""
 
     grants: tuple[Grant, ...] = ()
+    kerberos: Realms = field(default_factory=lambda: AS_THEY_ARE)
 
     @classmethod
     def parse(cls, text: str, *, file: str) -> Policy:
@@ -158,8 +184,9 @@ class Policy:
         """
         root = parse_toml(text, file=file, error=TrustFileError)
         grants = tuple([_grant(table) for table in root.tables("grant")])
+        kerberos = _realms(root.table("kerberos"))
         root.finish()
-        return cls(grants)
+        return cls(grants, kerberos)
 
     def grant_for(self, principal: str) -> Grant:
         """Return the first grant with a pattern that fits the whole principal, else the empty one."""
@@ -182,10 +209,25 @@ def _grant(table: Table) -> Grant:
         names=table.texts("names"),
         limits=_limits(table.table("limits")),
         confine=_confine(table.table("confine")),
+        require_key=table.flag("require_key", default=False),
         place=table.place,
     )
     table.finish()
     return grant
+
+
+def _realms(table: Table | None) -> Realms:
+    if table is None:
+        return AS_THEY_ARE
+    pairs = table.table("realms")
+    realms = Realms(
+        case_insensitive=table.flag("case_insensitive", default=False),
+        mapped=() if pairs is None else tuple([(name, pairs.text(name) or name) for name in pairs.keys]),
+    )
+    if pairs is not None:
+        pairs.finish()
+    table.finish()
+    return realms
 
 
 def _right(table: Table, word: str) -> Right:

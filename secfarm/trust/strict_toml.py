@@ -65,6 +65,11 @@ class Table:
         """Return the error to raise about `key`, naming file and line."""
         return self._source.fault((*self._path, key), what)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that are given; for tables whose keys are the file's own."""
+        return tuple(self._fields)
+
     def has(self, key: str) -> bool:
         """Return whether the key is given."""
         return key in self._fields

@@ -125,16 +125,21 @@ class SessionTrust:
     Attributes:
         store: may be replaced when the trust files change.
         policy: likewise.
+        session_key: checks what the client signs without a key of its own (a GSS context's MIC, say); None where the
+            mechanism gives none.
         programs: announced and remembered, by key. Read by the daemon, written here only.
     """
 
-    __slots__ = ("_programs_bytes", "policy", "principal", "programs", "session_id", "store", "window")
+    __slots__ = ("_programs_bytes", "policy", "principal", "programs", "session_id", "session_key", "store", "window")
 
-    def __init__(self, session_id: str, principal: str, store: TrustStore, policy: Policy) -> None:
+    def __init__(
+        self, session_id: str, principal: str, store: TrustStore, policy: Policy, session_key: Verifier | None = None
+    ) -> None:
         self.session_id = session_id
         self.principal = principal
         self.store = store
         self.policy = policy
+        self.session_key = session_key
         self.window = SequenceWindow()
         self.programs: dict[bytes, Program] = {}
         self._programs_bytes = 0
@@ -172,14 +177,14 @@ def verify_batch(wire: bytes, context: SessionTrust, now_s: float) -> VerifiedBa
     wire = check_size(wire)
     envelope = decode_envelope(wire)
     expected_type = check_type(envelope, context.session_id)
-    candidates = find_keys(envelope, context.store)
+    candidates = find_keys(envelope, context.store, context.session_key)
     signer = check_signatures(envelope, candidates, expected_type=expected_type)[0]
     principal = check_principal(signer, context, now_s)
     batch = check_form(decode_batch(envelope.payload))
     programs = read_programs(batch)
     sequence = context.window.admit(batch.sequence)
     programs = context.remember(programs)
-    grant = context.policy.grant_for(principal)
+    grant = check_signer(signer, context, context.policy.grant_for(principal))
     calls, refused_calls = judge_calls(batch, context.programs, grant)
     orders, refused_orders = judge_orders(batch, grant)
     return VerifiedBatch(
@@ -225,14 +230,19 @@ def check_type(envelope: Envelope, session_id: str) -> str:
     return expected
 
 
-def find_keys(envelope: Envelope, store: TrustStore) -> tuple[Verifier, ...]:
+def find_keys(envelope: Envelope, store: TrustStore, session_key: Verifier | None = None) -> tuple[Verifier, ...]:
     """Return the keys that the envelope's hints name, if we know one of them, else raise.
+
+    Args:
+        session_key: the session's own, known besides those of the store.
 
     Raises:
         UntrustedKeyError: we know none.
     """
     hints = dict.fromkeys(signature.key_id for signature in envelope.signatures)
     found = tuple([verifier for hint in hints for verifier in store.candidates(hint)])
+    if session_key is not None and session_key.key_id in hints:
+        found = (*found, session_key)
     if not found:
         raise UntrustedKeyError(f"signed by {', '.join(map(repr, hints))}, of which we trust none; nothing was run")
     return found
@@ -245,6 +255,8 @@ def check_principal(signer: Verifier, context: SessionTrust, now_s: float) -> st
         UntrustedKeyError, RevokedKeyError, ExpiredError, RewoundError: see `TrustStore.principal_of`.
         UntrustedKeyError: it is somebody else than who authenticated.
     """
+    if signer is context.session_key:
+        return context.principal  # the handshake proved whose session it is
     principal = context.store.principal_of(signer.key_id, namespace=TASK_NAMESPACE, now_s=now_s)
     if principal != context.principal:
         raise UntrustedKeyError(
@@ -252,6 +264,20 @@ def check_principal(signer: Verifier, context: SessionTrust, now_s: float) -> st
             "one who connects"
         )
     return principal
+
+
+def check_signer(signer: Verifier, context: SessionTrust, grant: Grant) -> Grant:
+    """Return `grant` if it takes batches that this key signed, else raise.
+
+    Raises:
+        PolicyError: it demands a key of the client's own, and the session's signed.
+    """
+    if grant.require_key and signer is context.session_key:
+        raise PolicyError(
+            f"the grant at {grant.place} demands batches signed with a key of allowed_signers; this one is signed by "
+            "the session only. Nothing was run. Give the kernel a key"
+        )
+    return grant
 
 
 def check_form(batch: Batch) -> Batch:

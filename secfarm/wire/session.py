@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from secfarm.auth.base import End, Side, transcript
 from secfarm.errors import AuthError, ProtocolError, SecfarmError
-from secfarm.limits import MAX_FRAME_BYTES
+from secfarm.limits import MAX_FRAME_BEFORE_AUTH_BYTES, MAX_FRAME_BYTES
 from secfarm.wire.frames import FrameBuffer, encode_frame
 from secfarm.wire.messages import (
     NONCE_BYTES,
@@ -28,9 +28,9 @@ from secfarm.wire.messages import (
 from secfarm.wire.state import Proven, State, Way, advance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from secfarm.auth.base import Auth, Mechanism, Peer
+    from secfarm.auth.base import Auth, Mechanism, Peer, PeerCertificate
     from secfarm.wire.messages import Message
 
 BINDING_LABEL: Final = "secfarm session v1"
@@ -41,6 +41,15 @@ class Established:
     """What the server's side hears when the client is proven; all that follows is the peer's."""
 
     peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What one step of a mechanism came to: a token to send, nothing to send, or an error."""
+
+    mechanism: Mechanism
+    reply: bytes | None
+    error: SecfarmError | None = None
 
 
 def session_binding(*, certificate: bytes, initiator_hello: bytes, acceptor_hello: bytes) -> bytes:
@@ -71,6 +80,10 @@ class Session:
         peer: who is on the line; None until it is proven.
         peer_hello: the peer's first message; None until it came. Only what `peer` says is proven by name.
         goodbye: the peer's last message; None until it came.
+        peer_certificate: what TLS has verified of the peer; set before `start`, None where TLS verified nothing.
+        defers: whether a step of a mechanism that may wait is left to the caller: while `deferred` is not None, run it
+            wherever it may wait, then call `resume`.
+        deferred: that step; it raises nothing.
     """
 
     def __init__(
@@ -116,6 +129,9 @@ class Session:
         self.peer: Peer | None = None
         self.peer_hello: Hello | None = None
         self.goodbye: Goodbye | None = None
+        self.peer_certificate: PeerCertificate | None = None
+        self.defers = False
+        self.deferred: Callable[[], Stepped] | None = None
         self._auths = dict(auths)
         self._certificate = certificate
         self._address = address
@@ -125,6 +141,8 @@ class Session:
         self._binding: bytes | None = None
         self._mechanism: Mechanism | None = None
         self._frames = FrameBuffer()
+        self._incoming: Iterator[bytes] = iter(())  # what is left of the last bytes, while a step is deferred
+        self._held = bytearray()  # and what came since
         self._outgoing: list[bytes] = []
 
     @property
@@ -186,11 +204,43 @@ class Session:
         """
         if self.closed:
             return []
+        if self.deferred is not None:
+            self._hold(data)
+            return []
+        return self._take_all(self._frames.feed(data))
+
+    def resume(self, stepped: Stepped) -> list[Message | Established]:
+        """Go on with what the deferred step came to; return and raise as `receive`."""
+        self.deferred = None
+        if self.closed:
+            return []
+        incoming, self._incoming = self._incoming, iter(())
+        held, self._held = bytes(self._held), bytearray()
+        first: list[Message | Established] = []
+        try:
+            self._stepped(stepped, first)
+        except Exception as error:  # whatever it is, this session is over
+            self.close(_public_code(error))
+            raise
+        first += self._take_all(incoming)
+        return first + self.receive(held)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes while a step is under way: the peer has nothing to say then but its last words."""
+        self._held += data
+        if len(self._held) > MAX_FRAME_BEFORE_AUTH_BYTES:
+            self.close(Goodbyes.PROTOCOL)
+            raise ProtocolError(f"the peer sent {len(self._held)} bytes out of turn")
+
+    def _take_all(self, frames: Iterator[bytes]) -> list[Message | Established]:
         events: list[Message | Established] = []
         try:
-            for frame in self._frames.feed(data):
+            for frame in frames:
                 self._take(frame, decode_message(frame), events)
                 if self.closed:
+                    break
+                if self.deferred is not None:
+                    self._incoming = frames
                     break
         except Exception as error:  # whatever it is, this session is over
             self.close(_public_code(error))
@@ -209,6 +259,7 @@ class Session:
         raise ProtocolError(
             f"the peer closed the connection without a goodbye in state {state.value}, "
             f"{self._frames.pending_bytes} bytes into a frame"
+            + (", while our own proof was still being made" if self.deferred is not None else "")
         )
 
     def _put(self, message: Message) -> None:
@@ -251,22 +302,29 @@ class Session:
             certificate=self._certificate, initiator_hello=initiator, acceptor_hello=acceptor
         )
         self.peer_hello = hello
-        self._mechanism = _common(self._auths, hello, self.side).begin(
-            side=self.side,
-            binding=self._binding,
-            address=self._address if self.end is End.INITIATOR else hello.name,
-            now_s=self._clock(),
+        self._mechanism = (
+            _common(self._auths, hello, self.side)
+            .over(self.peer_certificate)
+            .begin(
+                side=self.side,
+                binding=self._binding,
+                address=self._address if self.end is End.INITIATOR else hello.name,
+                now_s=self._clock(),
+            )
         )
 
     def _step(self, token: bytes | None, events: list[Message | Established]) -> None:
         if (mechanism := self._mechanism) is None:
             raise ProtocolError("a token came before the hello")
-        try:
-            reply = mechanism.step(token)
-        except SecfarmError:
-            raise
-        except Exception as error:  # whatever a mechanism raises, the peer was not proven
-            raise AuthError(f"the mechanism {mechanism.name} failed: {type(error).__name__}: {error}") from error
+        if self.defers and mechanism.blocking:
+            self.deferred = lambda: _step(mechanism, token)
+        else:
+            self._stepped(_step(mechanism, token), events)
+
+    def _stepped(self, stepped: Stepped, events: list[Message | Established]) -> None:
+        mechanism, reply = stepped.mechanism, stepped.reply
+        if stepped.error is not None:
+            raise stepped.error
         if reply is not None:
             self._put(AuthToken(reply))
         if mechanism.complete:
@@ -285,6 +343,17 @@ class Session:
             events.append(Established(peer))
             if self._welcome is not None:
                 self._put(self._welcome)
+
+
+def _step(mechanism: Mechanism, token: bytes | None) -> Stepped:
+    try:
+        return Stepped(mechanism, mechanism.step(token))
+    except SecfarmError as error:
+        return Stepped(mechanism, None, error)
+    except Exception as error:  # noqa: BLE001 - whatever a mechanism raises, the peer was not proven
+        problem = AuthError(f"the mechanism {mechanism.name} failed: {type(error).__name__}: {error}")
+        problem.__cause__ = error
+        return Stepped(mechanism, None, problem)
 
 
 def _common(auths: Mapping[str, Auth], hello: Hello, side: Side) -> Auth:

@@ -171,9 +171,27 @@ def test_a_client_config_is_read_and_the_environment_comes_first(client_home: Pa
     assert config.key == Path("/other")
 
 
+def test_a_client_of_kerberos_or_certificates_takes_no_default_key(client_home: Path) -> None:
+    """A key that merely lies there is not what was configured."""
+    (client_home / "id_ed25519").touch(mode=0o600)
+    write(client_home, '[kerberos]\nccache = "KCM:"\ntarget = "node1"\n')
+    config = load_client_config(None, environ(client_home))
+    assert config.key is None
+    assert config.kerberos == KerberosConfig(ccache="KCM:", target="node1")
+    write(client_home, '[kerberos]\nclient_keytab = "k"\n')
+    assert load_client_config(None, environ(client_home)).kerberos == KerberosConfig(client_keytab=client_home / "k")
+    write(client_home, '[tls]\ncertificate = "k"\nkey = "s"\nca = "known"\nserver_name = "n"\n')
+    config = load_client_config(None, environ(client_home))
+    assert config.key is None
+    assert config.tls == TlsConfig(client_home / "k", client_home / "s", client_home / "known", "n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[kerberos]\nccache = 'c'\nclient_keytab = 'k'\n", ":2: ccache and client_keytab are both given"),
+        ("[tls]\ncertificate = 'k'\nkey = 's'\n", ":2: \\[tls\\] of a client needs ca"),
+        ("[kerberos]\n[tls]\ncertificate = 'k'\nkey = 's'\nca = 'k'\n", ":2: \\[kerberos\\] and \\[tls\\] are both"),
         ("host = ['a']\n", ":1: unknown key 'host'"),
         ("hosts = ['a:b']\n", ":1: hosts: malformed"),
         ("key = 'k'\nsecret = 's'\n", ":2: key and secret are both given"),

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from secfarm import Future, Kernel, SigningKey
-from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
+from secfarm.auth import Ed25519AuthClient, GssAuthClient, SharedSecretAuth
 from secfarm.auth.base import Auth
 from secfarm.disk.keyfile import create_secret, create_signing_key
 from secfarm.trust.store import KnownServer, KnownServers
+from tests.auth.realm import HOST, REALM, SERVICE, Realm
 from tests.farm.proxy import WAIT_S, Proxy
 
 ROOT: Final = Path(__file__).parents[2]
@@ -59,10 +60,18 @@ class Daemon:
         known to it by its name.
         """
         transport, mechanism = way.split("-")
+        keys = last = ""
         self.folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.name = name
         self.auth: Auth
-        if mechanism == "secret":
+        self.realm: Realm | None = None
+        if mechanism == "gss":
+            self.realm = Realm()
+            keytab = self.realm.keytab("secfarm.keytab", SERVICE)
+            self.auth = GssAuthClient(ccache=self.realm.ticket(), target=HOST)
+            last = f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["ada@{REALM}"]\n'
+            policy = policy.replace(PRINCIPAL, f"ada@{REALM}")
+        elif mechanism == "secret":
             keys = 'secrets = ["secret"]'
             if beside is not None:
                 shutil.copy(beside.folder / "secret", self.folder)
@@ -87,6 +96,7 @@ class Daemon:
         self._rest = f'{keys}\npolicy = "policy.toml"\nstate = "state"\nname = "{name}"\nworkers = {workers}\n'
         if hubs or self._free:
             self._rest += f"dial = {json.dumps([*hubs, *self._free])}\n"
+        self._rest += last
         self.address = "127.0.0.1:0" if transport == "tcp" else f"unix:{self.folder}/sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -112,7 +122,7 @@ class Daemon:
                 f"{lifeline}",
                 f"{answer}",
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **({} if self.realm is None else self.realm.environ)},
             stdin=subprocess.DEVNULL,
             pass_fds=(lifeline, answer),
             start_new_session=True,
@@ -148,6 +158,8 @@ class Daemon:
         shutil.rmtree(self.folder, ignore_errors=True)
         for port in self._ports:
             port.close()
+        if self.realm is not None:
+            self.realm.close()
 
     def connect(self, *addresses: str, **settings: object) -> Kernel:
         """Return a kernel on this server, or on `addresses` that lead to it."""

@@ -158,3 +158,39 @@ _HEAD = '[[grant]]\nprincipals = ["a"]\n'
 def test_a_misspelt_policy_is_refused_with_its_line(text: str, line: int) -> None:
     with pytest.raises(TrustFileError, match=f"^F:{line}: .*the file was not used"):
         parse(text)
+
+
+# --- Kerberos -------------------------------------------------------------------------------------------------------
+
+
+def test_kerberos_names_stay_as_they_are_unless_the_policy_says_otherwise() -> None:
+    assert Policy.parse("", file="p").kerberos.principal_of("Ada/admin@Example.COM") == "Ada/admin@Example.COM"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "principal"),
+    [
+        ("case_insensitive = true", "Ada@Example.com", "ada@EXAMPLE.COM"),
+        ('realms = { "A.COM" = "B.COM" }', "ada@A.COM", "ada@B.COM"),
+        ('realms = { "A.COM" = "B.COM" }', "ada@a.com", "ada@a.com"),
+        ('realms = { "A.COM" = "B.COM" }', "ada@C.COM", "ada@C.COM"),
+        ('realms = { "A.COM" = "B.COM", "B.COM" = "C.COM" }', "ada@A.COM", "ada@B.COM"),
+        ('case_insensitive = true\nrealms = { "A.COM" = "b" }', "ADA@a.com", "ada@b"),
+    ],
+)
+def test_realms_are_folded_and_mapped_once(text: str, name: str, principal: str) -> None:
+    assert Policy.parse(f"[kerberos]\n{text}\n", file="p").kerberos.principal_of(name) == principal
+
+
+@pytest.mark.parametrize("text", ["case_insensitive = 1", "realms = 3", 'realms = { "A" = 1 }', "surprise = true"])
+def test_a_table_of_kerberos_is_read_strictly(text: str) -> None:
+    with pytest.raises(TrustFileError):
+        Policy.parse(f"[kerberos]\n{text}\n", file="p")
+
+
+def test_a_key_is_demanded_only_where_the_grant_says_so() -> None:
+    text = '[[grant]]\nprincipals = ["a"]\nrequire_key = true\n[[grant]]\nprincipals = ["b"]\n'
+    policy = Policy.parse(text, file="p")
+    assert policy.grant_for("a").require_key
+    assert not policy.grant_for("b").require_key
+    assert not policy.grant_for("c").require_key
