@@ -96,6 +96,7 @@ class Keeper:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
                 config = replace(config, kerberos=kerberos)
             self._server = make_server(config, None, None)
+            self._server.pid = os.getppid()
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:
             self._tell(Down(error.code, str(error)))

@@ -50,7 +50,11 @@ _log: Final = logging.getLogger("secfarm")
 
 
 class Server:
-    """A server in this process. `start`, then `finished` is set when it has ended."""
+    """A server in this process. `start`, then `finished` is set when it has ended.
+
+    Attributes:
+        pid: of the process to send signals to.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Server:
         identity: TlsIdentity | None = None,
     ) -> None:
         self.name = name
+        self.pid = os.getpid()
         self.identity = identity
         self.python_version = platform.python_version()
         self.store = store

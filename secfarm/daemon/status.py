@@ -23,7 +23,7 @@ def status_of(server: Server) -> dict[str, object]:
     records = [_session(session) for session in server.sessions]
     return {
         "server": server.name,
-        "pid": os.getpid(),
+        "pid": server.pid,
         "python_version": server.python_version,
         "since": utc(server.started_s),
         "workers": server.pool.size,

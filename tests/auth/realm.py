@@ -28,7 +28,7 @@ PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 WAIT_S: Final = 20.0
 PROGRAMS: Final = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
 # Where tests of Kerberos have to run, their lack is a failure: the Makefile sets it.
-REQUIRED: Final = os.environ.get("SECFARM_TEST_KERBEROS") == "required"
+REQUIRED: Final = os.environ.get("TEST_KERBEROS") == "required"
 
 
 def need_kerberos() -> None:
