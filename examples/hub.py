@@ -13,6 +13,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from secfarm import Kernel, deftask
@@ -75,6 +76,8 @@ def main() -> None:
             server = stack.enter_context(start_server(folder / f"{name}.toml", kernel.listening[0]))
             stack.callback(server.terminate)
         steps, start = max(future.result() for future in futures)
+        while kernel.worker_count < options.servers:
+            time.sleep(0.05)  # who is slow to start has missed the work
         there = {worker.server for worker in kernel.workers()}
         kernel.shutdown()  # the servers are told to end next, and finish what they have first
     print(f"of {options.tasks} numbers {start} takes most steps: {steps}")

@@ -68,7 +68,7 @@ def test_results_come_in_order(settings) -> None:
     assert Parallel(**settings)(delayed(square)(i, plus=1) for i in range(60)) == [i * i + 1 for i in range(60)]
 
 
-@pytest.mark.parametrize("task", [square, root, lambda x: -x, "math.sqrt", abs, os.path.basename], ids=str)
+@pytest.mark.parametrize("task", [square, root, lambda x: -x, "math.sqrt", abs, os.path.basename], ids=range(6))
 def test_every_kind_of_task_runs_there(task) -> None:
     argument = "a/b" if task is os.path.basename else 4
     here = {"math.sqrt": 2.0}.get(task) if isinstance(task, str) else task(argument)

@@ -75,6 +75,8 @@ class Keeper:
                 end.settimeout(0)
                 self._gates.append(end)
                 self._attach()
+            case Drain() | Halt() if self._server is None:
+                self.ended.set()  # nothing was accepted yet
             case Drain() if self._server is not None:
                 self._server.drain()
             case Halt() if self._server is not None:

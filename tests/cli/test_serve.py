@@ -15,7 +15,7 @@ import pytest
 
 from secfarm.cli.main import main
 from secfarm.errors import ExitStatus
-from tests.cli.conftest import Secfarm, Served, Site, make_site
+from tests.cli.conftest import COMMAND, TIMEOUT_S, Secfarm, Served, Site, make_site
 
 
 @pytest.fixture
@@ -88,6 +88,25 @@ def test_the_first_sigterm_ends_a_server_that_has_nothing_to_do(tmp_path: Path, 
     assert (server.process.returncode, out) == (0, "")
     assert "draining" in err
     assert not (tmp_path / "sock").exists()
+
+
+def test_a_server_that_is_told_to_end_while_it_starts_ends(own: Site) -> None:
+    """The order comes long before the keeper has read its files."""
+    command = [*COMMAND, "serve", "-c", own.server_toml]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        while not hears_sigterm(server.pid):
+            assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        out, err = server.communicate(timeout=TIMEOUT_S)
+    assert (server.returncode, out) == (0, "")
+    assert "draining" in err
+    assert "Traceback" not in err
+
+
+def hears_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_json_and_quiet_change_what_is_said_when_ready(own: Site) -> None:
