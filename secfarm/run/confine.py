@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from secfarm.run.view import View
 
 FIRST_UID: Final = 1_900_000_000  # beyond what distributions, containers and directories hand out
-_SHARED_PROCESSES: Final = 512  # where workers have no uid of their own, all processes of the server's user count
+SHARED_PROCESSES: Final = 512  # where workers have no uid of their own, all processes of the server's user count
 _SIGKILL: Final = 9
 _USER_REMEDY: Final = (
     "Allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone; on Ubuntu an AppArmor "
@@ -228,6 +228,9 @@ def confine(plan: Plan, bounds: Bounds, *, slot: int, proc: int, keep: int) -> N
     owner = own if plan.all_uids else os.geteuid()
     os.setsid()
     if Layer.SCRATCH in layers:
+        libc.syscall("unshare", libc.CLONE_NEWNS)
+        if Layer.ROOT not in layers:  # whose mounts are private already
+            libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
         _scratch(plan.view.scratch, bounds, owner)
     used_bytes = _used_bytes(proc)
     if Layer.IDENTITY in layers and not plan.as_root:
@@ -264,8 +267,6 @@ def _drop_privileges(plan: Plan) -> None:
 
 
 def _scratch(path: str, bounds: Bounds, owner: int) -> None:
-    libc.syscall("unshare", libc.CLONE_NEWNS)
-    libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     options = f"mode=0700,uid={owner},gid={owner if owner >= FIRST_UID else os.getegid()}"
     sizes = f"size={bounds.scratch_bytes},nr_inodes={bounds.scratch_files}"
     libc.mount("tmpfs", path, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, f"{options},{sizes}")
@@ -282,7 +283,7 @@ def _used_bytes(proc: int) -> int:
 
 def _limit(bounds: Bounds, used_bytes: int, *, own_user: bool) -> None:
     cpu = resource.RLIM_INFINITY if bounds.cpu_s is None else bounds.cpu_s
-    processes = bounds.processes if own_user else bounds.processes + _SHARED_PROCESSES
+    processes = bounds.processes if own_user else bounds.processes + SHARED_PROCESSES
     for which, most in (
         (resource.RLIMIT_CORE, 0),  # it would hold other people's arguments
         (resource.RLIMIT_CPU, cpu),
@@ -301,6 +302,9 @@ def _limit(bounds: Bounds, used_bytes: int, *, own_user: bool) -> None:
 
 def _file_rules(plan: Plan) -> list[tuple[str, int]]:
     read = landlock.READ | (landlock.EXECUTE if plan.openings.subprocesses else 0)
-    rules = [(path, read) for path in (("/",) if Layer.ROOT in plan.layers else plan.view.paths)]
-    rules += [(path, landlock.READ_FILE | landlock.WRITE_FILE) for path in plan.view.devices]
+    device = landlock.READ_FILE | landlock.WRITE_FILE
+    if Layer.ROOT in plan.layers:
+        rules = [("/", read), ("/dev", device)]  # whatever is there was offered
+    else:
+        rules = [*((path, read) for path in plan.view.paths), *((path, device) for path in plan.view.devices)]
     return [*rules, (plan.view.scratch, landlock.WRITE)] if Layer.SCRATCH in plan.layers else rules

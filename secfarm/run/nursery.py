@@ -41,7 +41,7 @@ from secfarm.run.zygote import ROLE
 if TYPE_CHECKING:
     from secfarm.run.birth import Order
 
-_STOPS_WITHIN_S: Final = 0.02
+_STOPS_WITHIN_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -135,7 +135,10 @@ class Nursery:
         return number
 
     def stop(self, number: int) -> bool:
-        """Stop a worker where it stands and return whether it does. Blocks for some 0.1 ms; 20 ms at worst."""
+        """Stop a worker where it stands and return whether it does.
+
+        Blocks for some 0.1 ms; 0.1 s at worst, on a machine that is overloaded.
+        """
         if number not in self._births or not self._is_open:
             return False
         self._order(Stop(number))

@@ -44,7 +44,7 @@ ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",))
 _REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
 _ABOVE: Final = 32  # room for those while they are put in their places
 _NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
-_STOPS_WITHIN_S: Final = 0.005
+_STOPS_WITHIN_S: Final = 0.05
 _INTS: Final = "i"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 

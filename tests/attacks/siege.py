@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from secfarm.errors import ProtocolError
+from secfarm.run.confine import SHARED_PROCESSES
 from secfarm.run.profile import CONTAINER, FULL, Layer, Profile
 from secfarm.task import codec
 from tests.attacks.hostile import CORPUS, Attack, End
@@ -54,16 +55,19 @@ def stands(cell: Cell, world: World, zygote: int) -> None:
 def main(profile: str, folder: str) -> None:
     world = World(Path(folder))
     escapes: dict[str, str] = {}
+    attacks = corpus(PROFILES[profile])
     try:
         with Cell(PROFILES[profile]) as cell:
             zygote = cell.nursery.pid
-            for attack in corpus(PROFILES[profile]):
+            if Layer.IDENTITY not in {state.layer for state in cell.states if state.engaged}:
+                world.facts["most_threads"] = BOUNDS.processes + SHARED_PROCESSES
+            for attack in attacks:
                 if (escape := assault(cell, attack, world)) is not None:
                     escapes[attack.name] = escape
                 stands(cell, world, zygote)
     finally:
         world.close()
-    print(json.dumps({"attacks": len(CORPUS), "escapes": escapes}))
+    print(json.dumps({"attacks": len(attacks), "escapes": escapes}))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,23 +12,20 @@ from tests.attacks.hostile import CORPUS, Attack, named
 from tests.attacks.siege import PROFILES, assault, stands
 from tests.attacks.world import World
 from tests.run.cell import Cell
-from tests.run.nobody import NOBODY, run_as_nobody, skip_without_user_namespaces
+from tests.run.nobody import public_folder, run_as_nobody, skip_without_user_namespaces
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what root's server can do is tried by root")
 
 
 @pytest.fixture(scope="module", params=PROFILES)
-def besieged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cell, World]]:
-    folder = tmp_path_factory.mktemp("world")
-    for directory in (folder, *folder.parents):
-        if directory.stat().st_uid == os.geteuid() and directory.stat().st_mode & 0o022 == 0:
-            directory.chmod(directory.stat().st_mode | 0o055)  # nothing but confinement is to protect it
-    world = World(folder)
-    try:
-        with Cell(PROFILES[request.param]) as cell:
-            yield cell, world
-    finally:
-        world.close()
+def besieged(request: pytest.FixtureRequest) -> Iterator[tuple[Cell, World]]:
+    with public_folder() as folder:
+        world = World(folder)
+        try:
+            with Cell(PROFILES[request.param]) as cell:
+                yield cell, world
+        finally:
+            world.close()
 
 
 @as_root
@@ -45,25 +41,16 @@ def test_no_hostile_task_escapes_from_roots_server(besieged: tuple[Cell, World],
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_no_hostile_task_escapes_from_an_ordinary_users_server(profile: str, tmp_path: Path) -> None:
+def test_no_hostile_task_escapes_from_an_ordinary_users_server(profile: str) -> None:
     if profile == "full":
         skip_without_user_namespaces()
-    folder = _folder_of_nobody(tmp_path)
     script = "import sys; from tests.attacks.siege import main; main(*sys.argv[1:])"
-    done = run_as_nobody(script, profile, str(folder), timeout_s=220)
+    with public_folder(of_nobody=True) as folder:
+        done = run_as_nobody(script, profile, str(folder), timeout_s=220)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["escapes"] == {}
     assert told["attacks"] >= 85
-
-
-def _folder_of_nobody(tmp_path: Path) -> Path:
-    (folder := tmp_path / "world").mkdir()
-    if os.geteuid() == 0:
-        os.chown(folder, NOBODY, NOBODY)
-        for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            directory.chmod(0o755)
-    return folder
 
 
 def test_the_corpus_has_a_task_for_every_kind_of_promise() -> None:

@@ -6,9 +6,12 @@ the machine is changed. Needs root; whoever is no root is an ordinary user alrea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +68,17 @@ def run_as_nobody(
         timeout=timeout_s,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def public_folder(*, of_nobody: bool = False) -> Iterator[Path]:
+    """A folder that everybody may enter, unlike pytest's: nothing but confinement is to protect what is there."""
+    with tempfile.TemporaryDirectory(prefix="secfarm-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        if of_nobody and os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        yield folder
 
 
 def skip_without_user_namespaces() -> None:

@@ -1,4 +1,4 @@
-"""The sandbox is tested: with a layer an attack fails, without it that very attack succeeds, or nothing starts at all."""
+"""The sandbox is tested: with a layer an attack fails, without it that very attack succeeds, or nothing starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.attacks.hostile import named
 from tests.attacks.siege import assault
 from tests.attacks.world import World
 from tests.run.cell import Cell
-from tests.run.nobody import NOBODY, run_as_nobody, skip_without_user_namespaces
+from tests.run.nobody import public_folder, run_as_nobody, skip_without_user_namespaces
 
 ROOT: Final = "root"
 USER: Final = "nobody"
@@ -95,27 +95,23 @@ def escape(name: str, profile: Profile, gone: list[Layer], folder: str) -> str |
         world.close()
 
 
-def escapes(removal: Removal, tmp_path: Path) -> tuple[str | None, str | None]:
+def escapes(removal: Removal) -> list[str | None]:
     """How the attack gets out with the layer, and without it."""
     found: list[str | None] = []
-    for place, gone in enumerate((removal.also, (*removal.also, removal.layer))):
-        (folder := tmp_path / str(place)).mkdir()
-        if removal.user == ROOT:
-            found.append(escape(removal.attack, removal.profile, [*gone], str(folder)))
-            continue
-        if os.geteuid() == 0:
-            os.chown(folder, NOBODY, NOBODY)
-            for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-                directory.chmod(0o755)
-        work = [(removal.attack, removal.profile.name, [*gone], str(folder))]
-        done = run_as_nobody(AS_USER, json.dumps(work))
-        assert done.returncode == 0, done.stderr
-        found += json.loads(done.stdout)
-    return found[0], found[1]
+    for gone in (removal.also, (*removal.also, removal.layer)):
+        with public_folder(of_nobody=removal.user == USER) as folder:
+            if removal.user == ROOT:
+                found.append(escape(removal.attack, removal.profile, [*gone], str(folder)))
+                continue
+            work = [(removal.attack, removal.profile.name, [*gone], str(folder))]
+            done = run_as_nobody(AS_USER, json.dumps(work))
+            assert done.returncode == 0, done.stderr
+            found += json.loads(done.stdout)
+    return found
 
 
 @pytest.mark.parametrize("removal", REMOVALS, ids=lambda one: f"{one.profile.name}-{one.user}-{one.layer}-{one.attack}")
-def test_without_the_layer_the_attack_succeeds(removal: Removal, tmp_path: Path) -> None:
+def test_without_the_layer_the_attack_succeeds(removal: Removal) -> None:
     if removal.user == ROOT and os.geteuid() != 0:
         pytest.skip("what root's server can do is tried by root")
     if removal.user == USER and removal.profile is FULL:
@@ -124,7 +120,7 @@ def test_without_the_layer_the_attack_succeeds(removal: Removal, tmp_path: Path)
         line.endswith(":/") for line in Path("/proc/self/cgroup").read_text().split()
     ):
         pytest.skip("this process is in the root of all cgroups: there is nothing to hide")
-    with_it, without_it = escapes(removal, tmp_path)
+    with_it, without_it = escapes(removal)
     assert with_it is None
     assert without_it is not None
 
@@ -167,7 +163,7 @@ def test_without_a_scratch_nothing_can_be_written() -> None:
     if os.geteuid() != 0:
         skip_without_user_namespaces()
     with Cell(FULL.without(Layer.SCRATCH)) as without:
-        assert without.run(writes).done.error.remote_type == "PermissionError"
+        assert without.run(writes).done.error.remote_type in {"PermissionError", "FileNotFoundError"}
 
 
 def writes() -> str:
@@ -178,7 +174,7 @@ def writes() -> str:
         return file.name
 
 
-# --- a worker that behaves ----------------------------------------------------------------------------------------------
+# --- a worker that behaves -------------------------------------------------------------------------------------------
 def test_a_worker_has_a_scratch_of_its_own(cell: Cell) -> None:
     assert str(cell.run(writes).value).startswith(host_view(Openings()).scratch)
 
@@ -193,7 +189,6 @@ def test_threads_coroutines_and_libraries_work(cell: Cell) -> None:
         import json
         import sqlite3
         import zlib
-        import zoneinfo
 
         async def later() -> int:
             await asyncio.sleep(0)
@@ -213,11 +208,10 @@ def test_threads_coroutines_and_libraries_work(cell: Cell) -> None:
             hashlib.sha256(b"").hexdigest()[:4],
             json.loads("[4]"),
             len(zlib.compress(bytes(1000))) < 100,
-            zoneinfo.ZoneInfo("UTC").key,
             ctypes.sizeof(ctypes.c_int),
         ]
 
-    assert cell.run(much).value == [[0, 1, 4, 9], 2, 3, "0.33", "e3b0", [4], True, "UTC", 4]
+    assert cell.run(much).value == [[0, 1, 4, 9], 2, 3, "0.33", "e3b0", [4], True, 4]
 
 
 def test_numpy_works_and_every_worker_has_random_numbers_of_its_own() -> None:
@@ -235,13 +229,17 @@ def test_numpy_works_and_every_worker_has_random_numbers_of_its_own() -> None:
     assert dice != other_dice
 
 
-def test_openings_let_out_what_they_say_and_no_more(tmp_path: Path) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    with public_folder() as folder:
+        yield folder
+
+
+def test_openings_let_out_what_they_say_and_no_more(public: Path) -> None:
     if os.geteuid() != 0:
         skip_without_user_namespaces()
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
-    (open_file := tmp_path / "open").write_text("read me")
-    (closed_file := tmp_path / "closed").write_text("not me")
+    (open_file := public / "open").write_text("read me")
+    (closed_file := public / "closed").write_text("not me")
 
     def look(open_path: str, closed_path: str, port: int) -> list[object]:
         import socket
@@ -273,15 +271,13 @@ def test_a_path_that_is_to_be_opened_and_is_not_there_is_an_error() -> None:
         Cell(FULL, Openings(read=("/no/such/place",)))
 
 
-# --- asking beforehand ----------------------------------------------------------------------------------------------------
+# --- asking beforehand -----------------------------------------------------------------------------------------------
 def test_a_missing_layer_is_named_with_its_remedy() -> None:
     states = [
-        LayerState(
-            Layer.LANDLOCK, engaged=False, required=True, why="Function not implemented", remedy="Use Linux 6.2"
-        ),
-        LayerState(Layer.CGROUP, engaged=False, required=False, why="no such thing"),
+        LayerState(Layer.LANDLOCK, engaged=False, required=True, why="Not implemented", remedy="Use Linux 6.2"),
+        LayerState(Layer.CGROUP, engaged=False, required=False, why="none"),
     ]
-    with pytest.raises(ConfinementError, match=r"full .*landlock: Function not implemented.*nothing is served.*6\.2$"):
+    with pytest.raises(ConfinementError, match=r"full .*landlock: Not implemented.*nothing is served.*6\.2$"):
         check_layers(FULL, states)
     assert check_layers(FULL, states[1:]) == states[1:]
 
