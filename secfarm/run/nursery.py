@@ -39,6 +39,8 @@ from secfarm.run.role import spawn
 from secfarm.run.zygote import ROLE
 
 if TYPE_CHECKING:
+    import subprocess
+
     from secfarm.run.birth import Order
 
 _STOPS_WITHIN_S: Final = 0.1
@@ -61,11 +63,14 @@ class Nursery:
         profile: Profile = FULL,
         openings: Openings | None = None,
         *,
+        launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         """Start the zygote; returns before it is ready, workers may be ordered at once.
 
         Args:
+            launch: starts the process on its end of the control socket, which is closed here afterwards; returns None
+                when that is not a child of this process. By default it is spawned here.
             on_lost: called once when the zygote has ended by itself; its workers are gone, their `on_exit` was called.
         """
         self.profile = profile
@@ -79,7 +84,7 @@ class Nursery:
         self._is_open = True
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._process = spawn(ROLE, {"control": theirs.fileno()})
+            self._process = (launch or _launch)(theirs)
         finally:
             theirs.close()
         self._order(Start(profile, self.openings))
@@ -89,9 +94,9 @@ class Nursery:
         return self._control.fileno()
 
     @property
-    def pid(self) -> int:
-        """Process id of the role's first process, whose end is the zygote's."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """Process id of the role's first process, whose end is the zygote's, if it is a child of this one."""
+        return None if self._process is None else self._process.pid
 
     def wait_ready(self, within_s: float) -> list[LayerState]:
         """Block until the zygote is confined, and return what became of each layer.
@@ -173,9 +178,10 @@ class Nursery:
     def close(self) -> None:
         """End the zygote and every worker; they are gone when this returns, without a call of `on_exit`."""
         self._is_open = False
-        self._process.kill()
-        self._process.wait()
-        self._control.close()
+        self._control.close()  # which ends a zygote that is not ours to kill
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
         for birth in self._births.values():
             if birth.pidfd is not None:
                 _readable_fd(birth.pidfd, None)
@@ -245,6 +251,10 @@ class Nursery:
             socket.send_fds(self._control, [encode(order)], fds)
         except OSError as error:
             raise ConfinementError(f"the zygote is gone ({error.strerror}); no worker was started") from error
+
+
+def _launch(control: socket.socket) -> subprocess.Popen[bytes]:
+    return spawn(ROLE, {"control": control.fileno()})
 
 
 def _readable(control: socket.socket, within_s: float) -> bool:

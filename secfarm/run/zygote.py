@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import Final, NoReturn
 
 from secfarm.run import libc, worker
@@ -42,7 +43,6 @@ from secfarm.task.outcome import Done, ErrorRecord
 
 ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",))
 _REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
-_ABOVE: Final = 32  # room for those while they are put in their places
 _NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
 _STOPS_WITHIN_S: Final = 0.05
 _INTS: Final = "i"
@@ -140,8 +140,8 @@ class Zygote:
         try:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            _place(self._control.detach(), requests, results, self._proc)
-            proc = _ABOVE + 2
+            self._control.detach()  # its number may be taken
+            proc = _place(requests, results, self._proc)
             try:
                 confine(self._plan, bounds, slot=slot, proc=proc, keep=_KEEP)
                 if Layer.PID not in self._plan.layers and os.getppid() != self._pid:
@@ -194,14 +194,14 @@ def _fork() -> int | None:
         return None
 
 
-def _place(control: int, requests: int, results: int, proc: int) -> None:
-    """Give a worker's descriptors their numbers; whatever had these before is gone."""
+def _place(requests: int, results: int, proc: int) -> int:
+    """Give a worker's descriptors their numbers, over whatever had these before, and return a new one of `proc`."""
     statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    for place, fd in enumerate((requests, results, proc, statm)):
-        os.dup2(fd, _ABOVE + place, inheritable=False)
-    os.close(control)
-    for place, number in ((0, _REQUESTS), (1, _RESULTS), (3, _STATM)):
-        os.dup2(_ABOVE + place, number, inheritable=False)
+    # Wherever they are now: first out of the way.
+    away = [fcntl(fd, F_DUPFD_CLOEXEC, _KEEP) for fd in (requests, results, statm, proc)]
+    for number, fd in zip((_REQUESTS, _RESULTS, _STATM), away, strict=False):
+        os.dup2(fd, number, inheritable=False)
+    return away[-1]
 
 
 def _reseed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -130,6 +131,38 @@ def test_nothing_outlives_a_zygote_that_is_killed(profile: Profile) -> None:
     assert lost == [True]
     with pytest.raises(ConfinementError, match="zygote is gone"):
         Worker(nursery)
+
+
+def test_a_zygote_that_somebody_else_started_ends_with_its_socket() -> None:
+    """As where a supervisor starts all processes of a server."""
+    started = []
+
+    def launch(control: socket.socket) -> None:
+        started.append(spawn(ROLE, {"control": control.fileno()}))
+
+    nursery = Nursery(CONTAINER, launch=launch)
+    nursery.wait_ready(START_S)
+    worker = Worker(nursery)
+    worker.ready()
+    worker.send(loop)
+    nursery.dispatch()
+    nursery.close()  # returns when the worker is gone
+    assert started[0].wait(START_S) == 0
+    worker.exits.append(None)
+    worker.end()
+
+
+def test_a_worker_starts_whatever_numbers_the_descriptors_of_its_server_have() -> None:
+    """A role keeps its server's numbers."""
+    fillers = [os.dup(0) for _ in range(8)]
+    try:
+        while fillers[-1] < 40:
+            with Cell(CONTAINER) as cell:
+                assert cell.run(abs, -1).value == 1
+            fillers += [os.dup(0) for _ in range(3)]
+    finally:
+        for fd in fillers:
+            os.close(fd)
 
 
 def test_without_the_death_signal_a_worker_outlives_its_zygote() -> None:
