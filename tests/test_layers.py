@@ -53,7 +53,11 @@ ONLY_IN: Final = {
     "click": frozenset({"cli"}),
 }
 RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "fellow", "output", "pipe", "preflight"})
-WORKER: Final = frozenset({"errors.py", "limits.py", *(f"run/{name}.py" for name in RUN_IN_WORKER)})
+# A zygote becomes the workers that it forks.
+RUN_IN_ZYGOTE: Final = RUN_IN_WORKER | frozenset(
+    {"zygote", "birth", "role", "profile", "confine", "view", "landlock", "seccomp", "calls", "syscalls", "libc"}
+)
+WORKER: Final = frozenset({"errors.py", "limits.py", "run/escapes.py", *(f"run/{name}.py" for name in RUN_IN_ZYGOTE)})
 NOT_IN_WORKER: Final = frozenset({"nacl", "cryptography", "asyncio", "ssl", "socket", "cffi"})
 
 
@@ -187,13 +191,14 @@ def test_worker_modules_know_no_key_cipher_or_event_loop(path: str) -> None:
         assert rooms <= {"errors", "limits", "task", "run"}
 
 
-def test_a_worker_process_holds_no_key_cipher_or_event_loop() -> None:
-    """The same, asked of a real process started as workers are."""
-    code = "import sys, secfarm.run.worker; print(*sys.modules)"
+@pytest.mark.parametrize(("main", "own"), [("worker", RUN_IN_WORKER), ("zygote", RUN_IN_ZYGOTE)])
+def test_a_worker_process_holds_no_key_cipher_or_event_loop(main: str, own: frozenset[str]) -> None:
+    """The same, asked of a real process started as workers and zygotes are."""
+    code = f"import sys, secfarm.run.{main}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, env={}, check=True)
     loaded = set(done.stdout.split())
-    assert "secfarm.run.worker" in loaded
+    assert f"secfarm.run.{main}" in loaded
     assert not NOT_IN_WORKER & loaded
     ours = {name.split(".")[1] for name in loaded if name.startswith("secfarm.")}
     assert ours <= {"errors", "limits", "task", "run"}
-    assert {name.split(".")[2] for name in loaded if name.startswith("secfarm.run.")} <= RUN_IN_WORKER
+    assert {name.split(".")[2] for name in loaded if name.startswith("secfarm.run.")} <= own

@@ -38,10 +38,10 @@ _STOPPED_WITHIN_S: Final = 1.0
 # so a package that was found through one of those is named to the worker, and nothing else is.
 _PATHS: Final = sorted({str(Path(__file__).parents[2]), str(Path(str(msgspec.__file__)).parents[1])})
 _BOOT: Final = (
-    "import sys; paths = sys.argv[3:]; sys.path[:0] = paths;"
+    "import os, sys; paths = sys.argv[3:]; sys.path[:0] = paths;"
     "from secfarm.run.worker import main;"  # this tree's, whatever else is installed
     "sys.path[:] = [*sys.path[len(paths):], *(p for p in paths if p not in sys.path[len(paths):])];"
-    "main(int(sys.argv[1]), int(sys.argv[2]))"
+    "main(int(sys.argv[1]), int(sys.argv[2]), os.open('/proc/self/statm', os.O_RDONLY | os.O_CLOEXEC))"
 )
 
 

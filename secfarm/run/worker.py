@@ -44,9 +44,10 @@ _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], None], statm_fd: int) -> None:
         """Begin with nothing; `write` takes the frames of what calls report while they run."""
         self._output = Output(write)
+        self._statm_fd = statm_fd
         self._programs: dict[bytes, Prepared] = {}
         self._texts: dict[bytes, ProgramText] = {}  # of programs that could not be prepared so far
         self._inherited: dict[str, object] = {}
@@ -88,7 +89,7 @@ class Worker:
         function = prepared.bind(values, self._inherited)
         try:
             if call.memory_bytes is not None:
-                _limit_memory(call.memory_bytes)
+                _limit_memory(call.memory_bytes, self._statm_fd)
             result = function(*args, **kwargs)
             if isinstance(result, GeneratorType):
                 result = list(result)
@@ -98,7 +99,7 @@ class Worker:
             raise _TaskRaisedError(prepared, error) from None
         finally:
             if call.memory_bytes is not None:
-                _limit_memory(None)  # decoders and encoders in C die where memory runs out
+                _limit_memory(None, self._statm_fd)  # decoders and encoders in C die where memory runs out
         if call.broadcast:
             self._inherited.update(prepared.defined())
         return result
@@ -215,11 +216,11 @@ def _values(encoded: bytes) -> list[object]:
     return values
 
 
-def _limit_memory(memory_bytes: int | None) -> None:
+def _limit_memory(memory_bytes: int | None, statm_fd: int) -> None:
     """Set how much more may be allocated from now on; None takes the limit away."""
     allocated = addresses = resource.RLIM_INFINITY
     if memory_bytes is not None:
-        pages = open("/proc/self/statm", encoding="ascii").read().split()  # noqa: SIM115, PTH123
+        pages = os.pread(statm_fd, 256, 0).split()
         addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + _RESERVED_BYTES
         allocated = int(pages[5]) * resource.getpagesize() + memory_bytes
     _set_limit(resource.RLIMIT_DATA, allocated)
@@ -270,15 +271,15 @@ class _Pipe:
                 view = view[os.write(self._fd, view) :]
 
 
-def main(requests_fd: int, results_fd: int) -> None:
-    """Serve until the daemon closes the request pipe or ends this process."""
+def main(requests_fd: int, results_fd: int, statm_fd: int) -> None:
+    """Serve until the daemon closes the request pipe or ends this process.
+
+    Args:
+        statm_fd: this process's /proc/self/statm; where it is confined there is no /proc to open it in.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
     write = _Pipe(results_fd).write
-    run: Callable[[Run], Done] = Worker(write).run
+    run: Callable[[Run], Done] = Worker(write, statm_fd).run
     write(encode_report(Done(0, b"", None, 0.0, 0.0)))
     while (body := _read_frame(requests_fd)) is not None:
         write(encode_report(run(decode_run(body))))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -58,7 +58,7 @@ async def test_a_worker_has_no_environment(pool: WorkerPool, monkeypatch: pytest
 
 
 @pooled(2)
-async def test_a_worker_holds_dev_null_and_its_two_pipes_and_nothing_else(pool: WorkerPool, tmp_path: Path) -> None:
+async def test_a_worker_holds_dev_null_two_pipes_and_its_own_statm(pool: WorkerPool, tmp_path: Path) -> None:
     """Whatever its parent has open, inheritable or not."""
     file = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(file, True)
@@ -67,9 +67,8 @@ async def test_a_worker_holds_dev_null_and_its_two_pipes_and_nothing_else(pool: 
     finally:
         os.close(file)
     assert [held.pop(number) for number in "012"] == ["/dev/null"] * 3
-    assert len(held) == 2
-    assert all(where.startswith("pipe:") for where in held.values())
-    assert len(set(held.values())) == 2
+    assert len(held) == len(set(held.values())) == 3
+    assert sorted(where.rpartition("/")[2].partition(":")[0] for where in held.values()) == ["pipe", "pipe", "statm"]
 
 
 @pooled()
@@ -334,7 +333,7 @@ def test_a_program_is_compiled_once_however_often_it_runs(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     program = capture(lambda x: x + 1).program
-    worker = Worker(lambda _: None)
+    worker = Worker(lambda _: None, -1)
     for number in range(5):
         text = program.wire if number == 0 else None
         done = worker.run(Run(number, program.key, codec.encode_call((number,), {}), None, text))

@@ -1,0 +1,267 @@
+"""The zygote as its server sees it: orders workers, hears of their ends, stops and kills them.
+
+One nursery for each distinct `Openings`. Non-blocking but where said; an event loop watches `fileno()` for reading and
+calls `dispatch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from secfarm.run.birth import (
+    MAX_MESSAGE_BYTES,
+    Born,
+    Exited,
+    Fork,
+    Go,
+    Kill,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    Stop,
+    Stopped,
+    decode_report,
+    encode,
+)
+from secfarm.run.profile import FULL, Bounds, ConfinementError, LayerState, Openings, Profile
+from secfarm.run.role import spawn
+from secfarm.run.zygote import ROLE
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from secfarm.run.birth import Order
+
+_STOPS_WITHIN_S: Final = 0.1
+
+
+@dataclass(slots=True)
+class Birth:
+    """A worker that was ordered, as far as it is known."""
+
+    number: int
+    on_exit: Callable[[Exited], None]
+    pidfd: int | None = None
+
+
+class Nursery:
+    """A zygote and its workers. Close it: that ends them all."""
+
+    def __init__(
+        self,
+        profile: Profile = FULL,
+        openings: Openings | None = None,
+        *,
+        launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the zygote; returns before it is ready, workers may be ordered at once.
+
+        Args:
+            launch: starts the process on its end of the control socket, which is closed here afterwards; returns None
+                when that is not a child of this process. By default it is spawned here.
+            on_lost: called once when the zygote has ended by itself; its workers are gone, their `on_exit` was called.
+        """
+        self.profile = profile
+        self.openings = openings or Openings()
+        self.states: list[LayerState] | None = None
+        self._refusal: ConfinementError | None = None
+        self._on_lost = on_lost or (lambda: None)
+        self._births: dict[int, Birth] = {}
+        self._numbers = itertools.count(1)
+        self._queued: deque[Report] = deque()
+        self._is_open = True
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process = (launch or _launch)(theirs)
+        finally:
+            theirs.close()
+        self._order(Start(profile, self.openings))
+
+    def fileno(self) -> int:
+        """What becomes readable when `dispatch` has something to do."""
+        return self._control.fileno()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the role's first process, whose end is the zygote's, if it is a child of this one."""
+        return None if self._process is None else self._process.pid
+
+    def wait_ready(self, within_s: float) -> list[LayerState]:
+        """Block until the zygote is confined, and return what became of each layer.
+
+        Raises:
+            ConfinementError: it could not confine itself as its profile demands, or ended, or took too long.
+        """
+        deadline_s = time.monotonic() + within_s
+        while self.states is None and self._refusal is None and self._is_open:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not _readable(self._control, left_s):
+                break
+            self.dispatch()
+        if self._refusal is not None:
+            raise self._refusal
+        if self.states is None:
+            end = "is not ready" if self._is_open else "ended"
+            raise ConfinementError(f"the zygote {end} after {within_s:g} s; nothing is served")
+        return self.states
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
+    def fork(
+        self, requests_read: int, results_write: int, on_exit: Callable[[Exited], None], bounds: Bounds | None = None
+    ) -> int:
+        """Order a worker on these ends of its two pipes, which are given away: closed here. Return its number.
+
+        Raises:
+            ConfinementError: the zygote is gone.
+        """
+        number = next(self._numbers)
+        self._births[number] = Birth(number, on_exit)
+        try:
+            self._order(Fork(number, bounds or Bounds()), requests_read, results_write)
+        except ConfinementError:
+            del self._births[number]
+            raise
+        finally:
+            os.close(requests_read)
+            os.close(results_write)
+        return number
+
+    def stop(self, number: int) -> bool:
+        """Stop a worker where it stands and return whether it does.
+
+        Blocks for some 0.1 ms; 0.1 s at worst, on a machine that is overloaded.
+        """
+        if number not in self._births or not self._is_open:
+            return False
+        self._order(Stop(number))
+        deadline_s = time.monotonic() + _STOPS_WITHIN_S
+        while (left_s := deadline_s - time.monotonic()) > 0 and _readable(self._control, left_s):
+            report = self._receive()
+            if isinstance(report, Stopped) and report.number == number:
+                return report.stands
+            if report is None:
+                return False
+            if not isinstance(report, Stopped):
+                self._queued.append(report)
+        return False
+
+    def go(self, number: int) -> None:
+        """Let a stopped worker go on."""
+        self._order_if_there(Go(number))
+
+    def kill(self, number: int) -> None:
+        """End a worker and all that it started; its `on_exit` follows."""
+        self._order_if_there(Kill(number))
+
+    def pid_of(self, number: int) -> int | None:
+        """The worker's process id here, if it was born and is not gone."""
+        birth = self._births.get(number)
+        if birth is None or birth.pidfd is None:
+            return None
+        with Path(f"/proc/self/fdinfo/{birth.pidfd}").open(encoding="ascii") as lines:
+            pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+        return pid if pid > 0 else None
+
+    def close(self) -> None:
+        """End the zygote and every worker; they are gone when this returns, without a call of `on_exit`."""
+        self._is_open = False
+        self._control.close()  # which ends a zygote that is not ours to kill
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        for birth in self._births.values():
+            if birth.pidfd is not None:
+                _readable_fd(birth.pidfd, None)
+                os.close(birth.pidfd)
+        self._births.clear()
+
+    # --- reports ----------------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Take the reports that are there and call those whom they concern. Does not block."""
+        while self._is_open:
+            if self._queued:
+                report: Report | None = self._queued.popleft()
+            elif _readable(self._control, 0):
+                report = self._receive()
+            else:
+                return
+            if report is None:
+                self._lost()
+            else:
+                self._take(report)
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case Ready():
+                self.states = report.states
+            case Refused():
+                self._refusal = ConfinementError(report.text)
+                self.states = None
+            case Exited():
+                if (birth := self._births.pop(report.number, None)) is not None:
+                    if birth.pidfd is not None:
+                        os.close(birth.pidfd)
+                    birth.on_exit(report)
+            case Stopped() | Born():
+                pass
+
+    def _receive(self) -> Report | None:
+        """Return the next report; None: the zygote is gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        report: Report = decode_report(data)
+        if isinstance(report, Born) and report.number in self._births:
+            self._births[report.number].pidfd = fds.pop()
+        for fd in fds:
+            os.close(fd)
+        return report
+
+    def _lost(self) -> None:
+        births = list(self._births.values())
+        self.close()
+        for birth in births:
+            birth.on_exit(Exited(birth.number, 9, None, 0.0, 0))
+        self._on_lost()
+
+    def _order_if_there(self, order: Go | Kill) -> None:
+        if order.number in self._births and self._is_open:
+            with contextlib.suppress(ConfinementError):  # then it is gone already
+                self._order(order)
+
+    def _order(self, order: Order, *fds: int) -> None:
+        try:
+            socket.send_fds(self._control, [encode(order)], fds)
+        except OSError as error:
+            raise ConfinementError(f"the zygote is gone ({error.strerror}); no worker was started") from error
+
+
+def _launch(control: socket.socket) -> subprocess.Popen[bytes]:
+    return spawn(ROLE, {"control": control.fileno()})
+
+
+def _readable(control: socket.socket, within_s: float) -> bool:
+    return _readable_fd(control.fileno(), within_s)
+
+
+def _readable_fd(fd: int, within_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if within_s is None else within_s * 1000))

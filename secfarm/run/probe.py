@@ -1,0 +1,143 @@
+"""The server attacks itself: a confined worker tries some real escapes before anybody's task is served.
+
+A layer can be engaged and yet not hold: in a container that maps too much, under a kernel that is not what it seems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from secfarm.run.escapes import ATTEMPTS
+from secfarm.run.pipe import LENGTH, Run, decode_report, encode_run
+from secfarm.run.profile import ConfinementError, Layer
+from secfarm.task import codec
+from secfarm.task.program import NameProgram, make_program
+
+if TYPE_CHECKING:
+    from secfarm.run.nursery import Nursery
+    from secfarm.task.outcome import Done
+
+_ATTEMPT: Final = make_program(NameProgram("secfarm.run.escapes:attempt"))
+_MAX_REPORT_BYTES: Final = 64 << 10
+
+# The layers, any of which stops the attempt.
+_STOPPED_BY: Final = {
+    "read a file of the server": (Layer.ROOT, Layer.LANDLOCK),
+    "read a file of the server through /proc": (Layer.ROOT, Layer.LANDLOCK),
+    "write a file of the server": (Layer.ROOT, Layer.LANDLOCK, Layer.SECCOMP),
+    "connect to the server": (Layer.NET, Layer.SECCOMP),
+    "fork": (Layer.SECCOMP,),
+    "open the memory of the server": (Layer.ROOT, Layer.LANDLOCK),
+    "trace the server": (Layer.PID, Layer.SECCOMP),
+    "signal the server": (Layer.PID, Layer.SECCOMP),
+    "enter a namespace": (Layer.SECCOMP,),
+    "make memory for code of its own": (Layer.WRITE_XOR_EXECUTE,),
+    "inherit descriptors": (Layer.DESCRIPTORS,),
+    "hold capabilities": (Layer.CAPABILITIES,),
+    "gain privileges": (Layer.NO_NEW_PRIVS,),
+    "be dumped": (Layer.DUMPABLE,),
+    "use without a limit": (Layer.RLIMITS,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One escape that was tried; `got` is what it got hold of, None if it was stopped."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    got: str | None
+
+
+def probe(nursery: Nursery, within_s: float = 10.0) -> list[Attempt]:
+    """Let a worker of a ready nursery try to escape, and return what it tried; all in vain, else raise.
+
+    Blocks for some 20 ms. What the openings of the nursery allow is not tried.
+
+    Raises:
+        ConfinementError: an escape succeeded, or the worker did not start or answer; nothing may be served.
+    """
+    names = [name for name in ATTEMPTS if name not in _allowed(nursery)]
+    with _Probe(nursery, time.monotonic() + within_s) as worker:
+        attempts = [Attempt(name, _STOPPED_BY[name], worker.ask(name)) for name in names]
+    if escaped := [one for one in attempts if one.got is not None]:
+        listed = "; ".join(f"{one.name} ({one.got}), against {' or '.join(one.layers)}" for one in escaped)
+        raise ConfinementError(f"a confined worker could {listed}; nothing is served")
+    return attempts
+
+
+def _allowed(nursery: Nursery) -> set[str]:
+    openings, allowed = nursery.openings, set()
+    if openings.network:
+        allowed.add("connect to the server")
+    if openings.subprocesses:
+        allowed |= {"fork"}
+    if openings.generated_code:
+        allowed.add("make memory for code of its own")
+    return allowed
+
+
+class _Probe:
+    """A worker with its pipes, a canary and a listening socket."""
+
+    def __init__(self, nursery: Nursery, deadline_s: float) -> None:
+        self._nursery = nursery
+        self._deadline_s = deadline_s
+        self._stack = contextlib.ExitStack()
+        requests_read, self._requests = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+        self._results, results_write = os.pipe2(os.O_CLOEXEC)
+        for fd in (self._requests, self._results):
+            self._stack.callback(os.close, fd)
+        self._number = nursery.fork(requests_read, results_write, lambda _: None)
+        self._stack.callback(nursery.kill, self._number)
+        self._canary = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="secfarm-")), "canary")
+        self._canary.write_text("canary", "utf-8")
+        self._server = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._carried = False
+
+    def __enter__(self) -> Self:
+        ready = self._read()
+        if ready.error is not None:
+            self._stack.close()
+            raise ConfinementError(ready.error.report)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def ask(self, name: str) -> str | None:
+        arguments = codec.encode_call((name, str(self._canary), os.getpid(), self._server.getsockname()[1]), {})
+        text = None if self._carried else _ATTEMPT.wire
+        self._carried = True
+        os.write(self._requests, encode_run(Run(1, _ATTEMPT.key, arguments, None, text)))
+        done = self._read()
+        if done.error is not None:
+            raise ConfinementError(f"the probe {name!r} failed: {done.error.report}; nothing is served")
+        got = codec.decode(done.value or b"")
+        return None if got is None else str(got)
+
+    def _read(self) -> Done:
+        (size,) = LENGTH.unpack(self._exactly(LENGTH.size))
+        if size > _MAX_REPORT_BYTES:
+            raise ConfinementError(f"the probing worker announced a report of {size} bytes; nothing is served")
+        return decode_report(self._exactly(size))
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            left_s = max(0.0, self._deadline_s - time.monotonic())
+            part = (
+                os.read(self._results, size - len(data)) if select.select([self._results], [], [], left_s)[0] else b""
+            )
+            if not part:
+                raise ConfinementError("the probing worker ended or did not answer in time; nothing is served")
+            data += part
+        return data

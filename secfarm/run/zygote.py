@@ -1,0 +1,299 @@
+"""The zygote: confines itself once, imports what workers need, then forks workers, each ready in milliseconds.
+
+No key, no socket but the one to its server, and no code of a task is ever in it. It is process 1 of a namespace: when
+it ends, the kernel ends every worker. Orders and reports: birth.py.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from typing import Final, NoReturn
+
+from secfarm.run import libc, worker
+from secfarm.run.birth import (
+    MAX_MESSAGE_BYTES,
+    Born,
+    Exited,
+    Fork,
+    Go,
+    Kill,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    Stop,
+    Stopped,
+    decode_order,
+    encode,
+)
+from secfarm.run.confine import Plan, RefusedLayerError, confine, enter_inner, enter_outer, make_plan, survey
+from secfarm.run.pipe import encode_report
+from secfarm.run.profile import Bounds, ConfinementError, Layer, LayerState, Openings, check_layers
+from secfarm.run.role import Role
+from secfarm.task.outcome import Done, ErrorRecord
+
+ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",))
+_REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
+_NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
+_STOPS_WITHIN_S: Final = 0.05
+_INTS: Final = "i"
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker that was forked and is not yet reaped."""
+
+    number: int
+    pid: int
+    pidfd: int
+    slot: int
+
+
+class Zygote:
+    """The state of this process: its plan and its children."""
+
+    def __init__(self, control: _socket.socket, plan: Plan, proc: int) -> None:
+        self._control = control
+        self._plan = plan
+        self._proc = proc
+        self._children: dict[int, Child] = {}  # by number
+        self._by_pidfd: dict[int, Child] = {}
+        self._poll = select.poll()
+        self._poll.register(control.fileno(), select.POLLIN)
+        self._pid = os.getpid()
+        self._own_pids = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+
+    def serve(self) -> None:
+        """Obey until the server has closed its end."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._by_pidfd:
+                    self._reap(self._by_pidfd[fd])
+                elif fd == self._control.fileno() and not self._obey():
+                    return
+
+    def _obey(self) -> bool:
+        data, fds = _receive(self._control)
+        if not data:
+            return False
+        order = decode_order(data)
+        match order:
+            case Fork():
+                self._fork(order, fds)
+            case Stop():
+                self._tell(Stopped(order.number, self._stop(order.number)))
+            case Go():
+                self._signal(order.number, signal.SIGCONT)
+            case Kill():
+                self._signal(order.number, signal.SIGKILL)
+            case Start():
+                raise ConfinementError("the zygote was started twice")
+        return True
+
+    def _tell(self, report: Report, *fds: int) -> None:
+        _send(self._control, report, *fds)
+
+    # --- children ---------------------------------------------------------------------------------------------------
+
+    def _fork(self, order: Fork, fds: list[int]) -> None:
+        requests, results = fds
+        taken = {child.slot for child in self._children.values()}
+        slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+        pid = self._fork_namespaced()
+        if pid == 0:
+            self._become_worker(order.bounds, requests, results, slot)
+        for fd in fds:
+            os.close(fd)
+        if pid is None:
+            self._tell(Exited(order.number, None, _NOT_FORKED, 0.0, 0))
+            return
+        pidfd = os.pidfd_open(pid)
+        child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot)
+        self._poll.register(pidfd, select.POLLIN)
+        self._tell(Born(child.number), pidfd)
+
+    def _fork_namespaced(self) -> int | None:
+        """Fork, into a process namespace of the child's own; None: the machine has no room for another process."""
+        if Layer.PID not in self._plan.layers:
+            return _fork()
+        try:
+            libc.syscall("unshare", libc.CLONE_NEWPID)
+        except OSError:
+            return None
+        if (pid := _fork()) != 0:
+            libc.syscall("setns", self._own_pids, libc.CLONE_NEWPID)
+        return pid
+
+    def _become_worker(self, bounds: Bounds, requests: int, results: int, slot: int) -> NoReturn:
+        """In the child: never returns, whatever happens."""
+        status = 1
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            self._control.detach()  # its number may be taken
+            proc = _place(requests, results, self._proc)
+            try:
+                confine(self._plan, bounds, slot=slot, proc=proc, keep=_KEEP)
+                if Layer.PID not in self._plan.layers and os.getppid() != self._pid:
+                    raise ConfinementError("the zygote ended meanwhile")  # before it could be a death signal
+            except (OSError, RefusedLayerError, ConfinementError) as error:
+                # The server reads this where the worker would have said that it is ready.
+                text = f"a worker could not be confined: {error}; it was ended"
+                os.write(_RESULTS, encode_report(Done(0, None, ErrorRecord("confinement", text), 0.0, 0.0)))
+                os._exit(1)
+            _reseed()
+            sys.argv = ["worker", str(_REQUESTS), str(_RESULTS)]
+            worker.main(_REQUESTS, _RESULTS, _STATM)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _signal(self, number: int, which: int) -> None:
+        # Not reaped, so the number cannot be another's.
+        if (child := self._children.get(number)) is not None:
+            os.kill(child.pid, which)
+
+    def _stop(self, number: int) -> bool:
+        child = self._children.get(number)
+        if child is None:
+            return False
+        os.kill(child.pid, signal.SIGSTOP)
+        deadline_s = time.monotonic() + _STOPS_WITHIN_S
+        options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while (found := os.waitid(os.P_PID, child.pid, options)) is None:
+            if time.monotonic() > deadline_s:
+                return False  # in an uninterruptible sleep of the kernel
+            os.sched_yield()
+        return found.si_code == os.CLD_STOPPED
+
+    def _reap(self, child: Child) -> None:
+        _, status, used = os.wait4(child.pid, 0)
+        del self._children[child.number], self._by_pidfd[child.pidfd]
+        self._poll.unregister(child.pidfd)
+        os.close(child.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        ended_by, with_status = (-code, None) if code < 0 else (None, code)
+        cpu_s = used.ru_utime + used.ru_stime
+        self._tell(Exited(child.number, ended_by, with_status, cpu_s, used.ru_maxrss << 10))
+
+
+def _fork() -> int | None:
+    try:
+        return os.fork()
+    except OSError:
+        return None
+
+
+def _place(requests: int, results: int, proc: int) -> int:
+    """Give a worker's descriptors their numbers, over whatever had these before, and return a new one of `proc`."""
+    statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    # Wherever they are now: first out of the way.
+    away = [fcntl(fd, F_DUPFD_CLOEXEC, _KEEP) for fd in (requests, results, statm, proc)]
+    for number, fd in zip((_REQUESTS, _RESULTS, _STATM), away, strict=False):
+        os.dup2(fd, number, inheritable=False)
+    return away[-1]
+
+
+def _reseed() -> None:
+    """Give this worker random numbers of its own where a library drew its seed before the fork."""
+    if (random := sys.modules.get("numpy.random")) is not None:
+        random.seed()
+
+
+# --- the socket -----------------------------------------------------------------------------------------------------
+
+
+def _send(control: _socket.socket, report: Report, *fds: int) -> None:
+    beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array(_INTS, fds).tobytes())] if fds else []
+    control.sendmsg([encode(report)], beside)
+
+
+def _receive(control: _socket.socket) -> tuple[bytes, list[int]]:
+    space = _socket.CMSG_SPACE(2 * array.array(_INTS).itemsize)
+    data, beside, _, _ = control.recvmsg(MAX_MESSAGE_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
+    fds = array.array(_INTS)
+    for level, kind, payload in beside:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            fds.frombytes(payload)
+    return data, fds.tolist()
+
+
+# --- start ----------------------------------------------------------------------------------------------------------
+
+
+def main(control_fd: int) -> None:
+    """Confine this process, then serve."""
+    control = _socket.socket(fileno=control_fd)
+    data, _ = _receive(control)
+    if not data:
+        return
+    start = decode_order(data)
+    if not isinstance(start, Start):
+        raise ConfinementError("the first order is not Start")
+    states: list[LayerState] = []
+    try:
+        layers, states = survey(start.profile, start.openings)
+        check_layers(start.profile, states)
+        plan = make_plan(layers, start.openings)
+        proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        enter_outer(plan)
+        if Layer.PID in plan.layers and (init := os.fork()):
+            control.close()
+            _wait_for(init)
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _warm(start.openings, plan.view.scratch if Layer.SCRATCH in layers else "/")
+        enter_inner(plan)
+        _check_single(proc)
+    except RefusedLayerError as error:
+        states = [error.state if one.layer is error.state.layer else one for one in states]
+        try:
+            check_layers(start.profile, states)
+        except ConfinementError as refusal:
+            _send(control, Refused(str(refusal), states))
+        return
+    except (ConfinementError, OSError) as error:
+        _send(control, Refused(str(error), states))
+        return
+    gc.collect()
+    gc.freeze()  # the collector's marks would copy every page that the workers share
+    _send(control, Ready(states))
+    Zygote(control, plan, proc).serve()
+    os._exit(0)
+
+
+def _wait_for(init: int) -> NoReturn:
+    """Outside of the process namespace: be there for the server to wait for, and end as the zygote ends."""
+    _, status = os.waitpid(init, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _warm(openings: Openings, home: str) -> None:
+    """Load, before the root is gone and once for all, what every worker would load."""
+    os.environ.update(HOME=home, TMPDIR=home, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", LANG="C.UTF-8")
+    if openings.subprocesses:
+        os.environ["PATH"] = "/usr/local/bin:/usr/bin:/bin"
+    if openings.numpy:
+        import numpy as np
+
+        np.random.default_rng()  # numpy loads its parts late
+
+
+def _check_single(proc: int) -> None:
+    """A forked process has one thread; a lock that another one held would stay locked in every worker."""
+    fd = os.open("self/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        threads = int(os.read(fd, 1024).rpartition(b")")[2].split()[17])
+    finally:
+        os.close(fd)
+    if threads != 1:
+        raise ConfinementError(f"the zygote has {threads} threads; it does not fork")
