@@ -19,11 +19,11 @@ from secfarm.run.escapes import ATTEMPTS
 from secfarm.run.pipe import LENGTH, Run, decode_report, encode_run
 from secfarm.run.profile import ConfinementError, Layer
 from secfarm.task import codec
+from secfarm.task.outcome import Done
 from secfarm.task.program import NameProgram, make_program
 
 if TYPE_CHECKING:
     from secfarm.run.nursery import Nursery
-    from secfarm.task.outcome import Done
 
 _ATTEMPT: Final = make_program(NameProgram("secfarm.run.escapes:attempt"))
 _MAX_REPORT_BYTES: Final = 64 << 10
@@ -128,7 +128,8 @@ class _Probe:
         (size,) = LENGTH.unpack(self._exactly(LENGTH.size))
         if size > _MAX_REPORT_BYTES:
             raise ConfinementError(f"the probing worker announced a report of {size} bytes; nothing is served")
-        return decode_report(self._exactly(size))
+        report = decode_report(self._exactly(size))
+        return report if isinstance(report, Done) else self._read()
 
     def _exactly(self, size: int) -> bytes:
         data = b""

@@ -10,7 +10,6 @@ import opcode
 import os
 import platform
 import resource
-import sys
 import threading
 import time
 import traceback

@@ -62,11 +62,16 @@ class Worker:
             os.write(self._requests, data[start : start + 4096])
 
     def read(self, within_s: float) -> Done | None:
-        """The next report; None when there is none in time or the worker is gone."""
-        size = self._exactly(LENGTH.size, deadline_s := time.monotonic() + within_s)
-        length = None if size is None else LENGTH.unpack(size)[0]
-        body = None if length is None or length > 64 << 20 else self._exactly(length, deadline_s)
-        return None if body is None else decode_report(body)
+        """How the next call ended; None when there is no word of it in time or the worker is gone."""
+        deadline_s = time.monotonic() + within_s
+        while True:
+            size = self._exactly(LENGTH.size, deadline_s)
+            length = None if size is None else LENGTH.unpack(size)[0]
+            body = None if length is None or length > 64 << 20 else self._exactly(length, deadline_s)
+            if body is None:
+                return None
+            if isinstance(report := decode_report(body), Done):
+                return report
 
     def _exactly(self, size: int, deadline_s: float) -> bytes | None:
         data = b""
