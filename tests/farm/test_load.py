@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from secfarm import ConnectionLostError, Future, Kernel
+from secfarm.farm.schedule import _MAX_AHEAD
 from tests.farm.farms import WAIT_S, Daemon, Gate, allow, until
 from tests.farm.proxy import Proxy
 
@@ -88,7 +89,7 @@ def test_servers_killed_under_load_lose_nothing_and_no_life_of_one_runs_a_task_t
         everything = sum(lives.values(), Counter[int]())
         assert set(everything) == set(range(COUNT))
         again = sum(count - 1 for count in everything.values())
-        assert again < COUNT // 10, "what was done and told is not done again"
+        assert again <= 4 * _MAX_AHEAD, "only what a server that was killed had is done again"
 
 
 def test_at_most_once_a_task_has_one_result_or_is_lost_and_never_runs_twice(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_at_most_once_a_task_has_one_result_or_is_lost_and_never_runs_twice(tmp_
     ran = sum(marks(tmp_path).values(), Counter[int]())
     assert ran.most_common(1)[0][1] == 1
     assert held.keys() <= ran.keys()
-    assert len(lost) < COUNT // 2, "what had not been sent was not lost"
+    assert len(lost) <= 4 * _MAX_AHEAD, "only what had been sent when a line broke is lost"
 
 
 # --- a long task, and servers that are free ------------------------------------------------------------------------
