@@ -48,6 +48,7 @@ async def connect(
     try:
         if hub is not None:
             hub.open(listening)
+            dispatch.listens = True
             if not addresses and timeout_s is not None:
                 await hub.first(timeout_s)
         await dispatch.open(addresses, own.auth, own.signer, name)

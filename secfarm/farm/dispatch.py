@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _STALLED_S: Final = 0.03  # without an answer, while another server has free workers: above what is sent ahead
 
+_LOOK_S: Final = 0.02
 _RETURN_S: Final = 3.0  # a server whose line broke has this long to come back for the tasks that it may be running
 
 
@@ -46,6 +47,8 @@ class Dispatch:
     def __init__(self, loop: asyncio.AbstractEventLoop, *, at_most_once: bool) -> None:
         self.loop = loop
         self.links: list[Link] = []
+        self.listens = False  # servers may dial in
+        self._refusing: set[Link] = set()
         self._at_most_once = at_most_once
         self._schedule = Schedule()
         self._seats: dict[Seat, Link] = {}
@@ -98,6 +101,15 @@ class Dispatch:
         while self._outstanding:
             self._idle.clear()
             await self._idle.wait()
+
+    def drop(self, error: BaseException) -> None:
+        """Cancel the tasks that wait, and let those that a server has fail: nobody will wait for them."""
+        for submission in self.withdraw_waiting():
+            submission.future.withdrawn()
+        for seat in self._seats:
+            for submission in list(seat.held.values()):
+                self._schedule.finish(seat, submission.task_id, 0.0)
+                self._fail(submission, error)
 
     @property
     def connected(self) -> list[Link]:
@@ -166,8 +178,23 @@ class Dispatch:
         self._orders.add(order)
         order.add_done_callback(self._ordered)
 
+    def refused(self, link: Link, error: Exception) -> None:
+        """A server that let us in before does so no more.
+
+        Where no other server may, what waits would wait for ever: it fails.
+        """
+        self._refusing.add(link)
+        self.give_up(link.identity)
+        if len(self._refusing) < len(self.links) or self.listens:
+            return
+        lost = ConnectionLostError(f"no server lets us in any more, the last one said: {error}; the task has no result")
+        self._take_in()
+        for submission in self._schedule.withdraw_all(lambda _: True):
+            self._fail(submission, lost)
+
     def join(self, link: Link, workers: int, max_tasks: int) -> None:
         """A server has welcomed us: give the link its seat."""
+        self._refusing.discard(link)
         seat = self._schedule.join(workers, max_tasks)
         self._seats[seat] = link
         link.seat = seat
@@ -304,6 +331,8 @@ class Dispatch:
     async def cancel(self, submission: Submission) -> bool:
         """Return True once it is certain that the task does not run."""
         self._take_in()
+        while self._schedule.keeps(submission):  # noqa: ASYNC110 - its server may run it, and is back soon or given up
+            await asyncio.sleep(_LOOK_S)
         if self._schedule.withdraw(submission):
             self._over()
             return True

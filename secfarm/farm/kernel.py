@@ -408,6 +408,9 @@ class Kernel(concurrent.futures.Executor):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         self._current.close()
+        if exc_type is not None:  # nobody will look at what is under way, and a server that is gone would be waited for
+            error = KernelError(f"kernel {self.name!r} was left by {exc_type.__name__}; the task has no result")
+            background_loop().call_soon_threadsafe(self._dispatch.drop, error)
         self.shutdown(wait=True)
 
     def __repr__(self) -> str:

@@ -76,12 +76,16 @@ class Schedule:
         self._waiting[submission.options.priority].append(submission)
 
     def withdraw(self, submission: Submission) -> bool:
-        """Forget a task that waits; return whether it did."""
-        for queue in (self._waiting[submission.options.priority], *self._kept.values()):
-            if submission in queue:
-                queue.remove(submission)
-                return True
+        """Forget a task that waits, and is kept for no server that may be running it; return whether it did."""
+        queue = self._waiting[submission.options.priority]
+        if submission in queue:
+            queue.remove(submission)
+            return True
         return False
+
+    def keeps(self, submission: Submission) -> bool:
+        """Whether the task waits for a server that may be running it."""
+        return any(submission in queue for queue in self._kept.values())
 
     def withdraw_all(self, unwanted: Callable[[Submission], bool]) -> list[Submission]:
         """Forget the waiting tasks that are unwanted, and return them in order."""

@@ -16,7 +16,7 @@ import pytest
 
 from secfarm import Kernel, deftask
 from secfarm.disk.keyfile import read_signing_key
-from secfarm.errors import KernelCreationError
+from secfarm.errors import ConnectionLostError, KernelCreationError
 from tests.daemon.site import ADA, BOB, DEADLINE_S, EVE, ROOT, Site
 
 
@@ -189,7 +189,8 @@ def test_hang_up_reads_trust_files_and_policy_again(roles: Roles) -> None:
         assert site.events("revoked")[0]["principal"] == "ada"
         with pytest.raises(KernelCreationError, match="refused"):
             roles.kernel(connect_timeout_s=5.0)
-        assert running.cancel()
+        with pytest.raises(ConnectionLostError, match="no server lets us in any more"):
+            running.result(DEADLINE_S)
     with Kernel([roles.address], auth=site.auth(BOB), key=BOB) as kernel:
         assert kernel.run(lambda: 2) == 2
 

@@ -519,6 +519,23 @@ def test_submit_after_shutdown_is_a_runtime_error(daemon: Daemon) -> None:
     assert "closed" in repr(kernel)
 
 
+def test_a_block_that_is_left_by_an_error_waits_for_nothing(one_daemon: Daemon, gate: Gate) -> None:
+    """As one presses Ctrl-C: what runs is ended, what waits is cancelled."""
+
+    def leave() -> None:
+        with one_daemon.kernel() as kernel:
+            futures.extend(kernel.submit(pass_gate, gate.path) for _ in range(50))
+            gate.wait()
+            raise ZeroDivisionError
+
+    futures: list[concurrent.futures.Future[object]] = []
+    with pytest.raises(ZeroDivisionError):
+        leave()
+    assert all(future.done() for future in futures)
+    assert isinstance(futures[0].exception(), KernelError)
+    assert futures[-1].cancelled() or isinstance(futures[-1].exception(), KernelError)
+
+
 def test_shutdown_waits_for_what_was_submitted(one_daemon: Daemon) -> None:
     """CPython's issues 12364 and 12456."""
     kernel = one_daemon.connect()

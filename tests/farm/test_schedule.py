@@ -106,6 +106,13 @@ class Machine(RuleBasedStateMachine):
             self._put_back(held)
 
     @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def what_may_run_elsewhere_is_not_withdrawn(self, data) -> None:
+        one = data.draw(st.sampled_from(self.kept))
+        assert self.schedule.keeps(one)
+        assert not self.schedule.withdraw(one)
+
+    @precondition(lambda self: self.kept)
     @rule(identity=st.sampled_from(SERVERS), limit=st.integers(1, 20))
     def come_back(self, identity: tuple[str, str], limit: int) -> None:
         """A server gets what it had, as far as it has room; the rest is for all."""
@@ -152,11 +159,11 @@ class Machine(RuleBasedStateMachine):
         for priority, queue in self.waiting.items():
             queue[:0] = [one for one in submissions if one.options.priority is priority]
 
-    @precondition(lambda self: any(self.waiting.values()) or self.kept)
+    @precondition(lambda self: any(self.waiting.values()))
     @rule(data=st.data())
     def withdraw(self, data) -> None:
-        one = data.draw(st.sampled_from([*[one for queue in self.waiting.values() for one in queue], *self.kept]))
-        (self.kept if one in self.kept else self.waiting[one.options.priority]).remove(one)
+        one = data.draw(st.sampled_from([one for queue in self.waiting.values() for one in queue]))
+        self.waiting[one.options.priority].remove(one)
         assert self.schedule.withdraw(one)
         assert not self.schedule.withdraw(one)
 
