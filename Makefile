@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 
 test: lint
 	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit
-	TEST_KERBEROS=required $(BIN)/python -m pytest -n $(WORKERS)
+	KERBEROS_TESTS=required $(BIN)/python -m pytest -n $(WORKERS)
 
 test-pythons:
 	@.ci/apt ssh-keygen sshd

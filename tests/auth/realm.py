@@ -27,8 +27,8 @@ SERVICE: Final = f"secfarm/{HOST}"
 PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 WAIT_S: Final = 20.0
 PROGRAMS: Final = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
-# Where tests of Kerberos have to run, their lack is a failure: the Makefile sets it.
-REQUIRED: Final = os.environ.get("TEST_KERBEROS") == "required"
+# Where tests of Kerberos have to run, their lack is a failure: the Makefile sets it. (SECFARM_* is unset for tests.)
+REQUIRED: Final = os.environ.get("KERBEROS_TESTS") == "required"
 
 
 def need_kerberos() -> None:
