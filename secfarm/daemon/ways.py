@@ -109,6 +109,7 @@ class GateWays:
         self._connected: list[str] = []
         self._closed = False
         self._joining: set[asyncio.Task[None]] = set()
+        self._reasons: dict[str, str] = {}  # hub -> why the last attempt to dial in failed
 
     def attach(self, end: socket.socket, on_open: Callable[[], None]) -> None:
         """Serve what comes through the gate at the other end of this line."""
@@ -164,13 +165,22 @@ class GateWays:
             async with asyncio.timeout(arrived.since_s + HANDSHAKE_TIMEOUT_S - time.monotonic()):
                 await asyncio.shield(connection.ready)
             answer = Proven(arrived.number)
+            self._reasons.pop(arrived.dialled, None)
         except TimeoutError:
             error = ProtocolError(f"no proof within {HANDSHAKE_TIMEOUT_S:g} s; the connection was closed")
-            self._host.turned_away(arrived.source, error)
+            self._turn_away(arrived, error)
             connection.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the peer was not proven
-            self._host.turned_away(arrived.source, error)
+            self._turn_away(arrived, error)
             connection.abort_soon()
         finally:
             if line is not None and line is self._line:
                 line.send(encode(answer))
+
+    def _turn_away(self, arrived: Arrived, error: Exception) -> None:
+        """Write it down; of a hub only what is new, for we dial it for ever."""
+        if arrived.dialled and self._reasons.get(arrived.dialled) == str(error):
+            return
+        if arrived.dialled:
+            self._reasons[arrived.dialled] = str(error)
+        self._host.turned_away(arrived.source, error)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from secfarm.wire.session import Session
 from tests.attacks.test_door import closed
 from tests.attacks.test_middle import Relay, same
 from tests.daemon.site import ADA, DEADLINE_S, EVE, Serving, Site, client, connect
+from tests.daemon.test_roles import Roles, slow_note
 from tests.farm.farms import until
 
 TRUST = TrustStore(parse_allowed_signers(f"ada {ADA.public.openssh()}\n", file="allowed_signers"))
@@ -375,3 +377,31 @@ def test_a_hub_that_says_nothing_stops_nobody(site: Site) -> None:
         site.config(dial=[f"127.0.0.1:{silent.getsockname()[1]}"])
         with Serving(site) as serving, client(serving, site) as ada:
             assert ada.run("builtins:abs", -1) == 1
+
+
+# --- the same through a gate, as `secfarm serve` has it -----------------------------------------------------------
+
+
+def test_a_server_whose_gate_is_killed_dials_in_again_and_no_task_is_lost(
+    site: Site, tmp_path: Path, kernel: Kernel
+) -> None:
+    site.config(dial=kernel.listening)
+    with Roles(site) as roles:
+        until(lambda: kernel.worker_count == 1, "it is in")
+        futures = [kernel.submit(slow_note, str(tmp_path), number) for number in range(100)]
+        futures[10].result(DEADLINE_S)
+        os.kill(roles.pid("gate"), signal.SIGKILL)
+        assert [future.result(DEADLINE_S) for future in futures] == list(range(100))
+    ran = [int(line) for line in (tmp_path / "ran").read_text().split()]
+    assert sorted(ran) == list(range(100)), "the keeper kept results and the task that was running"
+
+
+def test_a_hub_that_is_not_believed_is_written_down_once(site: Site) -> None:
+    """Who dials for ever would fill the disk."""
+    with FalseHub(Side.CLIENT, client_auth(site, EVE)) as hub:
+        site.config(dial=[hub.address])
+        with Roles(site):
+            until(lambda: hub.tries >= 4, "it has tried several times")
+    (record,) = site.events("turned-away")
+    assert record["source"] == hub.address
+    assert "was not believed" in str(record["reason"])
