@@ -17,7 +17,7 @@ from secfarm.disk.guard import read_guarded_text
 from secfarm.errors import ConfigError
 from secfarm.limits import DEFAULT_PORT
 from secfarm.trust.strict_toml import Table, parse_toml
-from secfarm.wire.address import Address, parse_address
+from secfarm.wire.address import Address, SshAddress, parse_address
 
 SERVER_CONFIG: Final = Path("/etc/secfarm/config.toml")
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
@@ -158,6 +158,8 @@ def _check_server(config: ServerConfig, root: Table) -> ServerConfig:
     other = config.kerberos is not None or (config.tls is not None and config.tls.ca is not None)
     if config.key is None and not config.secrets and not other:
         raise root.fault("key", "neither key nor secrets is given: nobody could be authenticated")
+    if any(isinstance(address, SshAddress) for address in config.dial):
+        raise root.fault("dial", "dial: a hub is not reached by ssh, which starts a server at its other end")
     # Whom another mechanism has proven may still sign with a key of allowed_signers.
     if (config.key is None) != (config.allowed_signers is None) and not (config.key is None and other):
         given, missing = ("key", "allowed_signers") if config.key else ("allowed_signers", "key")

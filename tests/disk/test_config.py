@@ -92,6 +92,7 @@ def test_hubs_that_are_named_at_start_come_before_those_of_the_file(home: Path) 
         (LEAST + "listen = '127.0.0.1'\n", ":3: listen must be a list"),
         (LEAST + "listen = ['host:port']\n", ":3: listen: malformed address"),
         (LEAST + "dial = ['host:0']\n", ":3: dial: malformed address"),
+        (LEAST + "dial = ['ssh://host']\n", ":3: dial: a hub is not reached by ssh"),
         (LEAST + "key = 'server_ed25519'\n", ":3: key is given and allowed_signers is not"),
         (LEAST + "allowed_signers = 'allowed_signers'\n", ":3: allowed_signers is given and key is not"),
         (LEAST + "[tls]\nca = 'c.pem'\n", ":3: \\[tls\\] needs"),
