@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -50,7 +51,11 @@ class Far:
             (folder / name).write_text(text, encoding="utf-8")
             (folder / name).chmod(0o600)
         self.auth = Ed25519AuthClient(self.ours, KnownServers([KnownServer(("*",), key.public)]))
-        self.words = [sys.executable, "-m", "secfarm", "serve", "-c", str(folder / "config.toml")]
+        self.words: list[str] = [sys.executable, "-m", "secfarm", "serve", "-c", str(folder / "config.toml")]
+
+    def events(self, log: str) -> list[str]:
+        """What the server has written into its audit log so far."""
+        return [json.loads(line)["event"] for line in (self.folder / "state" / log).read_text().splitlines()]
 
 
 @pytest.fixture
@@ -96,11 +101,10 @@ def test_servers_start_over_ssh_outlive_it_and_end_when_told(sshd: Sshd, far: Fa
     sshd.cut()  # whatever is left of the ssh sessions
     with Kernel(addresses, auth=far.auth, connect_timeout_s=WAIT_S) as kernel:
         assert kernel.run(divmod, 17, 5) == (3, 2)
-        pid = kernel.run(lambda: __import__("os").getppid())
     status = server_status(addresses[0], auth=far.auth)
-    assert (status["server"], status["pid"]) == ("far", pid)
+    assert status["server"] == "far"
     end_remote_servers(addresses, auth=far.auth)
-    gone([pid])
+    gone([int(str(status["pid"]))])
     assert "draining" not in (far.folder / "state" / "serve.log").read_text()
 
 
@@ -198,31 +202,33 @@ def configured(
 
 def children(name: str) -> list[int]:
     """Our child processes of that name."""
-    listed = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
-    return [int(pid) for pid in listed.split() if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+    found = []
+    for pid in " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split():
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                found.append(int(pid))
+    return found
 
 
 def test_a_session_goes_over_the_pipes_of_ssh(address: str, far: Far) -> None:
     with Kernel(address, auth=far.auth, connect_timeout_s=WAIT_S) as kernel:
         assert kernel.run(divmod, 17, 5) == (3, 2)
-        pid = kernel.run(lambda: __import__("os").getppid())
         assert kernel.run(len, bytes(1_000_000)) == 1_000_000
         assert list(kernel.map(abs, range(-500, 0))) == list(range(500, 0, -1))
         assert [one.address for one in kernel.workers()] == [address]
         assert ping(address, auth=far.auth, timeout_s=WAIT_S), "another server, with a log of its own"
-    gone([pid])
+    until(lambda: far.events("audit-1.jsonl")[-1] == "ended", "the server ends with its connection")
     until(lambda: not children("ssh"), "every ssh is gone and reaped")
-    events = [json.loads(line)["event"] for line in (far.folder / "state" / "audit-1.jsonl").read_text().splitlines()]
-    assert (events[0], events[-1]) == ("started", "ended")
+    assert far.events("audit-1.jsonl")[0] == "started"
     assert not (far.folder / "state" / "audit.jsonl").exists()
 
 
 def test_a_broken_ssh_is_dialled_again_and_its_server_ends(address: str, sshd: Sshd, far: Far, gate: Gate) -> None:
     with Kernel(address, auth=far.auth, connect_timeout_s=WAIT_S) as kernel:
         held = gate.hold(kernel, "held")
-        [(_, worker)] = gate.wait()
+        gate.wait()
         sshd.cut()
-        gone([worker])  # a server of ssh ends with its connection
+        until(lambda: "ended" in far.events("audit-1.jsonl"), "a server of ssh ends with its connection")
         gate.wait()
         gate.open(2)
         assert held.result(WAIT_S) == "held"
