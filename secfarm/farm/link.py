@@ -48,7 +48,7 @@ from secfarm.wire.messages import (
     Welcome,
     Workers,
 )
-from secfarm.wire.session import Established, Session
+from secfarm.wire.session import Established, Session, TurnedAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +122,8 @@ class Link:
                 if str(error) != str(self.last_error):
                     _log.warning("no session with %s, trying again: %s", self.address, error)
                 self.last_error = error
+                if isinstance(error, TurnedAwayError):  # and not only without a proof, as when a ticket has run out
+                    self._dispatch.refused(self, error)
             except (OSError, SecfarmError) as error:
                 self.last_error = error
                 if isinstance(error, ConnectionRefusedError | FileNotFoundError):

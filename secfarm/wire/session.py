@@ -67,6 +67,10 @@ def session_binding(*, certificate: bytes, initiator_hello: bytes, acceptor_hell
     return hashlib.sha256(transcript(BINDING_LABEL, digest, initiator_hello, acceptor_hello)).digest()
 
 
+class TurnedAwayError(AuthError):
+    """The peer said that it does not believe us."""
+
+
 class Session:
     """One side of one connection.
 
@@ -375,7 +379,7 @@ def _listed(names: tuple[str, ...]) -> str:
 def _turned_away(goodbye: Goodbye, side: Side) -> SecfarmError:
     peer, words = side.other.value, ascii(f"{goodbye.code} {goodbye.text}".strip())
     if goodbye.code == Goodbyes.REFUSED:
-        return AuthError(f"the {peer} refused us ({words}); its log says why")
+        return TurnedAwayError(f"the {peer} refused us ({words}); its log says why")
     return ProtocolError(f"the {peer} ended the session before it was ready ({words})")
 
 

@@ -189,7 +189,13 @@ def test_an_interrupt_ends_the_task_and_is_status_130(
         "        pipe.flush()\n        time.sleep(600)\n"
     )
     command = [*COMMAND, "run", str(file), str(fifo), "--on", address]
-    with subprocess.Popen(command, env=os.environ | site.client(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=os.environ | site.client(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs us may ignore it
+    ) as process:
         with fifo.open() as pipe:
             assert pipe.readline() == "on\n"
             process.send_signal(signal.SIGINT)

@@ -101,7 +101,10 @@ class Site:
     @property
     def audit(self) -> list[dict[str, object]]:
         """The records so far."""
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_bytes().splitlines()]
+        written = (self.folder / "audit.jsonl").read_bytes()
+        return [
+            json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()
+        ]  # the last may be under way
 
     def known(self) -> KnownServers:
         return KnownServers([KnownServer(("*:*", "unix:*"), self.key.public)])

@@ -523,8 +523,8 @@ def test_a_block_that_is_left_by_an_error_waits_for_nothing(one_daemon: Daemon, 
     """As one presses Ctrl-C: what runs is ended, what waits is cancelled."""
 
     def leave() -> None:
-        with one_daemon.kernel() as kernel:
-            futures.extend(kernel.submit(pass_gate, gate.path) for _ in range(50))
+        with one_daemon.connect() as kernel:
+            futures.extend(gate.hold(kernel, number) for number in range(50))
             gate.wait()
             raise ZeroDivisionError
 
