@@ -573,7 +573,7 @@ def test_a_placeholder_of_a_named_tuple_does_what_named_tuples_do() -> None:
     assert there._replace(right=3) == (1, 3)
     assert type(there._replace(right=3)) is type(there)
     assert there._make([5, 6]).left == 5
-    with pytest.raises(ValueError, match="top"):
+    with pytest.raises(ValueError if sys.version_info < (3, 13) else TypeError, match="top"):
         there._replace(top=1)
     with pytest.raises(TypeError, match="Expected 2"):
         there._make([1])
