@@ -27,6 +27,7 @@ from secfarm.task.codec_standins import (
     FIELDS,
     FORMAT,
     HASH,
+    HEAP_TYPE,
     LACKING,
     NO_DICT,
     OF_ITS_OWN,
@@ -39,7 +40,6 @@ from secfarm.task.codec_standins import (
 
 __all__ = ["heap_types", "made_in_c", "minimal_exceptions", "told_beside"]
 
-_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _GENERATED: Final = ("<string>", "__create_fn__.<locals>")  # where a dataclass's own methods say that they stand
 _MAX_MEMBERS: Final = 64  # of an enum, told by name
 
@@ -80,12 +80,12 @@ def told_beside(kind: type, shape: Shape, base: type) -> tuple[str, ...]:
 
 def heap_types(kind: type) -> list[type]:
     """Return those of the class and its ancestors that are no part of the interpreter."""
-    return [one for one in kind.__mro__ if one.__flags__ & _HEAP_TYPE]
+    return [one for one in kind.__mro__ if one.__flags__ & HEAP_TYPE]
 
 
 def made_in_c(kind: type) -> type:
     """Return the ancestor that decides an instance's layout, whose `__new__` must make it."""
-    while kind.__flags__ & _HEAP_TYPE and kind.__base__ is not None:
+    while kind.__flags__ & HEAP_TYPE and kind.__base__ is not None:
         kind = kind.__base__
     return kind
 
@@ -137,7 +137,7 @@ def _special_answers(kind: type, shape: Shape, base: type, held: dict[str, objec
     no_dict = kind.__dictoffset__ == 0
     answers = {
         TRUTH: "__len__" in names and not issubclass(kind, int),
-        SHOWN: not _is_shown_alike(kind, shape),
+        SHOWN: not _is_shown_alike(kind, shape, base),
         TEXT: TEXT in names or not _is_told_alike(kind, shape),
         COMPARED: not _is_compared_alike(kind, shape, base),
         FIELDS: dataclasses.is_dataclass(kind),
@@ -177,11 +177,13 @@ def _is_told_alike(kind: type, shape: Shape) -> bool:
     return _is_as_made(kind, TEXT)
 
 
-def _is_shown_alike(kind: type, shape: Shape) -> bool:
+def _is_shown_alike(kind: type, shape: Shape, base: type) -> bool:
     """Whether `repr` of an instance is that of a stand-in."""
     shown_as: object = kind.__repr__
     if shape is Shape.ENUM:
-        return getattr(shown_as, "__module__", None) == "enum"
+        value_shown_as = vars(kind).get("_value_repr_")
+        alike = value_shown_as in (None, repr, object.__repr__, base.__repr__)
+        return alike and getattr(shown_as, "__module__", None) == "enum"
     if shape is Shape.NAMED_TUPLE:
         return _is_of_collections(shown_as)
     return _is_as_made(kind, SHOWN) or _is_generated(kind, shown_as, "repr")

@@ -36,6 +36,7 @@ __all__ = [
     "FIELDS",
     "FORMAT",
     "HASH",
+    "HEAP_TYPE",
     "LACKING",
     "MIXINS",
     "NO_DICT",
@@ -81,6 +82,7 @@ ASKED: Final = (
     | {"__delattr__", "__matmul__", "__rmatmul__", "__imatmul__", "__length_hint__", "__missing__", "__reversed__"}
 ).difference(_MAKING)
 
+HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _DECODER: Final = "secfarm.task.codec"
 _KEPT: Final = "_members_sent_"
 _OURS: Final = frozenset({"_fields", "_name_", "_value_", _KEPT})
@@ -257,7 +259,7 @@ def make_stand_in(name: ClassName, fields: tuple[str, ...], hidden: tuple[str, .
             "the class inside of the task, install its module here, or send what is needed of it"
         )
 
-    class_of = property(_class_of([*ancestors, (name.module, name.qualname)], refuse))
+    class_of = property(_class_of(name, ancestors, refuse))
     made = _empty(name, fields, ancestors, class_of)
     members = _answers(name, lists, names, refuse) | _refusals(names, refuse)
     members |= _guards(names | ({DICT} if name.shape is Shape.ENUM else set()), refuse)
@@ -472,15 +474,21 @@ def _method(refuse: _Refuse, asked: str) -> Callable[..., NoReturn]:
     return method
 
 
-def _class_of(paths: list[tuple[str, str]], refuse: _Refuse) -> Callable[[object], type]:
-    """Return what tells `isinstance` an object's class, unless that may ask about a class that the real one is of."""
+def _class_of(name: ClassName, ancestors: list[tuple[str, str]], refuse: _Refuse) -> Callable[[object], type]:
+    """Return what tells `isinstance` an object's class: the real one where that has come, else the stand-in.
+
+    It is refused where the real one has an ancestor that is here: the stand-in would be taken for none of it.
+    """
 
     def class_of(one: object) -> type:
         kind = type(one)
+        real = None if name.generation else loaded(name.module, name.qualname)
+        if isinstance(real, type) and real.__flags__ & HEAP_TYPE:
+            return real
         asking = _asking()  # for ourselves, and for names, it is enough
         if asking == "enum" or asking.startswith("secfarm."):
             return kind
-        if any(isinstance(found := loaded(*path), type) and found not in kind.__mro__ for path in paths):
+        if any(isinstance(found := loaded(*path), type) and found not in kind.__mro__ for path in ancestors):
             refuse("__class__")
         return kind
 

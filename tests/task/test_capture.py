@@ -421,6 +421,13 @@ def test_a_rewritten_function_travels_only_by_the_text_that_it_was_made_from(
             capture(names["task"])
 
 
+def test_documentation_that_is_asked_for_is_the_clients(tmp_path: Path) -> None:
+    """Python 3.13 takes indentation off, others do not."""
+    module = load(tmp_path, 'def task():\n    """One.\n\n    Two."""\n    return task.__doc__\n')
+    assert module.task.__doc__ in capture(module.task).values
+    assert remote(module.task) == module.task()
+
+
 def test_two_namespaces_of_one_name_stay_apart(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     one = load(tmp_path, "K = 1\ndef get(): return K", "twin")
