@@ -62,8 +62,10 @@ def special_default(function: FunctionType | None, label: str, name: str) -> obj
         return {}
     code = function.__code__
     first = code.co_consts[0] if code.co_consts else None
+    documentation = first if isinstance(first, str) else None
     defaults: dict[str, object] = {
-        "__doc__": first if isinstance(first, str) else None,
+        # Since Python 3.13 lines of it lose their indentation; a server's may be another Python.
+        "__doc__": MISSING if documentation is not None and "\n" in documentation else documentation,
         "__module__": label,
         "__name__": code.co_name,
         "__qualname__": code.co_qualname,

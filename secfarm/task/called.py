@@ -8,9 +8,7 @@ from typing import Final
 from secfarm.task.source import Found
 from secfarm.task.template import parse_function
 
-_BLIND: Final = frozenset(
-    {"dir", "eval", "exec", "globals", "locals", "vars"}
-)  # give values of names that no text shows
+_BLIND: Final = frozenset({"dir", "globals", "locals", "vars"})  # give values of names that no text shows
 
 
 def only_called(found: Found) -> frozenset[str]:

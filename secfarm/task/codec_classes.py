@@ -9,29 +9,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
-import sys
 import types
-from typing import Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from secfarm.task.codec_answers import heap_types, made_in_c, minimal_exceptions, told_beside
 from secfarm.task.codec_encode import TreeEncoder
 from secfarm.task.codec_kinds import RECORD, CannotTravel, Node, shown
-from secfarm.task.codec_standins import (
-    ANY,
-    ASKED,
-    COMPARED,
-    FIELDS,
-    FORMAT,
-    MIXINS,
-    SHOWN,
-    TEXT,
-    TRUTH,
-    UNHASHABLE,
-    ClassName,
-    Shape,
-    is_special,
-    make_stand_in,
-)
+from secfarm.task.codec_standins import MIXINS, ClassName, Shape, loaded, make_stand_in
 
 __all__ = [
     "ClassName",
@@ -45,7 +30,6 @@ __all__ = [
     "slots_of",
 ]
 
-_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or by C code that copies one
 _HOOKS: Final = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 _NO_HOOK: Final = ""
 _NO_CODE: Final = frozenset(
@@ -61,9 +45,7 @@ class Form:
         base: built-in that makes a new instance: `object`, `tuple`, an exception; of an enum, what its members are too.
         slotted: whether some attributes are in `__slots__`. The descriptors are not kept: they keep their class alive.
         stand_in: whether it is a class of ours, in place of one that is not at hand.
-        hidden: what the class has and does beside its fields, by name: a stand-in has to know what it cannot answer.
-        covering: those of them that hide an attribute of that name, as properties do.
-        compared: the fields that `==` of the class compares; None where it is not by fields.
+        hidden: what the class has and does beside its fields, as codec_answers tells it.
         entries: for the names of fields, the entry in a value's table of classes.
     """
 
@@ -72,16 +54,12 @@ class Form:
     slotted: bool = False
     stand_in: bool = False
     hidden: tuple[str, ...] = ()
-    covering: frozenset[str] = frozenset()
-    compared: frozenset[str] | None = None
     entries: dict[tuple[str, ...], tuple[object, ...]] = dataclasses.field(default_factory=dict, compare=False)
 
 
 _forms: WeakKeyDictionary[type, Form] = WeakKeyDictionary()
 _sent: WeakValueDictionary[ClassName, type] = WeakValueDictionary()
-_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...], tuple[str, ...], frozenset[str]], type] = (
-    WeakValueDictionary()
-)
+_placeholders: WeakValueDictionary[tuple[ClassName, tuple[str, ...], tuple[str, ...]], type] = WeakValueDictionary()
 _generations: Final = itertools.count(1)
 
 
@@ -101,8 +79,7 @@ def slots_of(kind: type) -> dict[str, types.MemberDescriptorType]:
     """Return the descriptors of the class's `__slots__`, by name."""
     return {
         attribute: member
-        for ancestor in reversed(kind.__mro__)
-        if ancestor.__flags__ & _HEAP_TYPE
+        for ancestor in reversed(heap_types(kind))
         for attribute, member in vars(ancestor).items()
         if type(member) is types.MemberDescriptorType
     }
@@ -134,10 +111,6 @@ def new_entry(form: Form, fields: tuple[str, ...]) -> tuple[object, ...]:
         CannotTravel: its names are no text.
     """
     name, hidden = form.name, form.hidden
-    if not form.stand_in:
-        hidden = tuple(item for item in hidden if item in form.covering or item not in fields)
-        if form.compared is not None and form.compared != set(fields):
-            hidden += (COMPARED,)
     entry: tuple[object, ...] = (name.module, name.qualname, name.generation, int(name.shape), name.base, fields)
     if hidden:
         entry += (hidden,)
@@ -168,126 +141,23 @@ def _form(kind: type) -> Form:
     shape, base = _shape(kind)
     if type(module) is not str or type(qualname) is not str:
         raise CannotTravel("is of a class whose name is no text")
-    label = base.__name__ if shape is Shape.EXCEPTION or base in MIXINS.values() else ""
+    if shape is Shape.EXCEPTION:
+        label = ",".join(one.__name__ for one in minimal_exceptions(kind))
+    else:
+        label = base.__name__ if base in MIXINS.values() else ""
     name = ClassName(module, qualname, 0, shape, label)
-    if _named(module, qualname) is not kind or _sent.get(name, kind) is not kind:
+    if loaded(module, qualname) is not kind or _sent.get(name, kind) is not kind:
         name = dataclasses.replace(name, generation=next(_generations))
-    hidden, covering = _hidden(kind, shape, base)
-    by_fields = shape is Shape.VALUE and COMPARED not in hidden
-    return Form(
-        name,
-        base,
-        slotted=bool(slots_of(kind)),
-        hidden=hidden,
-        covering=covering,
-        compared=_declared(kind) if by_fields else None,
-    )
-
-
-_GENERATED: Final = "<string>"  # where the code of a dataclass's own methods says that it stands
-_LOOKED_AT: Final = frozenset({TEXT, SHOWN, COMPARED, UNHASHABLE})  # may be alike though they are the class's own
-_FLAG_OPERATORS: Final = frozenset(
-    {"__and__", "__or__", "__xor__", "__rand__", "__ror__", "__rxor__", "__invert__"}
-    | {"__contains__", "__iter__", "__len__"}
-)
-_MACHINERY: Final = frozenset(
-    {"_abc_impl", "_asdict", "_field_defaults", "_fields", "_is_protocol", "_make", "_replace"}
-)
-
-
-def _hidden(kind: type, shape: Shape, base: type) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Return what the class has and does beside its fields, and what of it hides an attribute of that name."""
-    own = [one for one in kind.__mro__ if one.__flags__ & _HEAP_TYPE and one.__module__ not in ("enum", "typing")]
-    held: dict[str, object] = {}
-    for one in reversed(own):
-        held |= vars(one)
-    names = {name for name, item in held.items() if type(item) is not types.MemberDescriptorType}
-    names = {name for name in names if not is_special(name)} - _MACHINERY
-    if shape is Shape.NAMED_TUPLE:
-        names -= set(getattr(kind, "_fields"))  # noqa: B009 - a tuple's
-    if shape is Shape.ENUM:
-        names -= {"name", "value", *vars(kind)["_member_map_"]}
-        names |= {name for member in vars(kind)["_member_map_"].values() for name in vars(member)}
-        names = {name for name in names if not (name.startswith("_") and name.endswith("_"))}
-    covering = frozenset(name for name in names if hasattr(type(held.get(name)), "__set__"))
-    return tuple(sorted(names | _special_answers(kind, shape, base, held))), covering
-
-
-def _special_answers(kind: type, shape: Shape, base: type, held: dict[str, object]) -> set[str]:
-    """Return the special methods whose answers a stand-in would not know, or would get wrong."""
-    names = {
-        name
-        for name, item in held.items()
-        if name in ASKED - _LOOKED_AT and getattr(item, "__module__", None) != "enum"  # which copies its own into each
-    }
-    if shape is Shape.ENUM:
-        names |= _special_to_enums(kind, base)
-    answers = {
-        TRUTH: "__len__" in names and not issubclass(kind, int),
-        UNHASHABLE: getattr(kind, "__hash__", None) is None,
-        SHOWN: not _is_shown_alike(kind, shape, base),
-        TEXT: TEXT in names or not _is_told_alike(kind, shape, base),
-        COMPARED: not _is_compared_alike(kind, shape, base),
-        FIELDS: dataclasses.is_dataclass(kind),
-        ANY: not held.keys().isdisjoint({ANY, "__getattribute__"}),
-    }
-    return names | {name for name, applies in answers.items() if applies}
-
-
-def _special_to_enums(kind: type, base: type) -> set[str]:
-    names = set(_FLAG_OPERATORS) if issubclass(kind, enum.Flag) else set()
-    if issubclass(kind, int | str) and not issubclass(kind, enum.ReprEnum):
-        names |= {TEXT, FORMAT}
-    if (made := _made_in_c(kind)) is not base:  # members are of a type that no stand-in is of
-        names |= vars(made).keys() & ASKED
-    return names
-
-
-def _is_told_alike(kind: type, shape: Shape, base: type) -> bool:
-    """Whether `str` of an instance is that of a stand-in, which may be its `repr`."""
-    text: object = kind.__str__
-    if shape is Shape.ENUM:
-        return text in (enum.Enum.__str__, int.__repr__, str.__str__, enum.Flag.__str__)
-    return text is base.__str__
-
-
-def _is_shown_alike(kind: type, shape: Shape, base: type) -> bool:
-    """Whether `repr` of an instance is that of a stand-in."""
-    shown_as: object = kind.__repr__
-    if shape is Shape.ENUM:
-        return getattr(shown_as, "__module__", None) == "enum"
-    code = _code_of(shown_as)
-    if shape is Shape.NAMED_TUPLE:
-        return code is not None and code.co_filename.endswith(("collections/__init__.py", "<frozen collections>"))
-    if shown_as is base.__repr__:
-        return True
-    parameters = getattr(kind, "__dataclass_params__", None)
-    made = parameters is not None and parameters.repr and code is not None and code.co_filename == _GENERATED
-    return made and all(one.repr for one in dataclasses.fields(kind))
-
-
-def _is_compared_alike(kind: type, shape: Shape, base: type) -> bool:
-    """Whether `==` of an instance is that of a stand-in."""
-    compared: object = kind.__eq__
-    if compared is base.__eq__:
-        return True
-    parameters, code = getattr(kind, "__dataclass_params__", None), _code_of(compared)
-    made = parameters is not None and parameters.eq and code is not None and code.co_filename == _GENERATED
-    return shape is Shape.VALUE and made and all(one.compare for one in dataclasses.fields(kind))
-
-
-def _code_of(method: object) -> types.CodeType | None:
-    return getattr(getattr(method, "__wrapped__", method), "__code__", None)
+    return Form(name, base, slotted=bool(slots_of(kind)), hidden=told_beside(kind, shape, base))
 
 
 def _shape(kind: type) -> tuple[Shape, type]:
     mro = kind.__mro__
     if issubclass(kind, enum.Enum):
-        member_type = getattr(kind, "_member_type_", object)
-        return Shape.ENUM, member_type if member_type in MIXINS.values() else object
+        return Shape.ENUM, _member_type(kind)
     if issubclass(kind, BaseException):
-        return Shape.EXCEPTION, _made_in_c(kind)
-    if (base := _made_in_c(kind)) is tuple and _is_names(getattr(kind, "_fields", None)):
+        return Shape.EXCEPTION, made_in_c(kind)
+    if (base := made_in_c(kind)) is tuple and _is_names(getattr(kind, "_fields", None)):
         return Shape.NAMED_TUPLE, tuple
     if base is not object or kind is object:
         raise CannotTravel(f"is of type {shown(kind)}, {_why_not(kind, base)}")
@@ -298,11 +168,14 @@ def _shape(kind: type) -> tuple[Shape, type]:
     return (Shape.PLAIN if kind.__eq__ is object.__eq__ else Shape.VALUE), object
 
 
-def _made_in_c(kind: type) -> type:
-    """Return the ancestor that decides an instance's layout, whose `__new__` must make it."""
-    while kind.__flags__ & _HEAP_TYPE and kind.__base__ is not None:
-        kind = kind.__base__
-    return kind
+def _member_type(kind: type[enum.Enum]) -> type:
+    """Return the built-in that members are made from, where their values alone tell what they are."""
+    base = made_in_c(kind)
+    if base not in MIXINS.values() or getattr(kind, "_member_type_", object) is not base:
+        return object
+    values = [(member, member._value_) for member in vars(kind)["_member_map_"].values()]
+    alike = all(type(value) is base and cast("Any", base).__eq__(member, value) is True for member, value in values)
+    return base if alike else object
 
 
 def _why_not(kind: type, base: type) -> str:
@@ -315,22 +188,12 @@ def _is_names(names: object) -> bool:
     return isinstance(names, tuple) and all(type(name) is str for name in names)
 
 
-def _named(module: str, qualname: str) -> object:
-    """Return what the name leads to among loaded modules, without running a `__getattr__` of theirs."""
-    found: object = sys.modules.get(module)
-    for part in qualname.split("."):
-        if not isinstance(found, types.ModuleType | type):
-            return None
-        found = vars(found).get(part)
-    return found
-
-
 def _loaded(name: ClassName, fields: tuple[str, ...]) -> type | None:
     """Return the class when it is loaded and is one whose records hold nothing but data.
 
     Plain classes are not made from a peer's word: a `__del__` of one may delete a file that a field names.
     """
-    found = _named(name.module, name.qualname)
+    found = loaded(name.module, name.qualname)
     if not isinstance(found, type) or name.generation or any("__del__" in vars(ancestor) for ancestor in found.__mro__):
         return None
     try:
@@ -351,10 +214,9 @@ def _declared(kind: type) -> frozenset[str]:
 
 def _placeholder(name: ClassName, fields: tuple[str, ...], hidden: tuple[str, ...]) -> type:
     """Return an empty class of that name; the same one as long as an instance of it lives."""
-    covering = frozenset(item for item in hidden if item in fields and not is_special(item))
-    key = name, fields if name.shape is Shape.NAMED_TUPLE else (), hidden, covering
+    key = name, fields if name.shape is Shape.NAMED_TUPLE else (), hidden
     made = _placeholders.get(key)
     if made is None:
-        made = _placeholders[key] = make_stand_in(name, fields, frozenset(hidden), covering)
-        _forms[made] = Form(name, _made_in_c(made), stand_in=True, hidden=hidden, covering=covering)
+        made = _placeholders[key] = make_stand_in(name, fields, hidden)
+        _forms[made] = Form(name, made_in_c(made), stand_in=True, hidden=hidden)
     return made

@@ -18,7 +18,7 @@ from secfarm.task.codec_classes import Form, class_for, form_of, new_entry, note
 from secfarm.task.codec_decode import TreeDecoder, Underway
 from secfarm.task.codec_encode import Fill, TreeEncoder
 from secfarm.task.codec_kinds import RECORD, CannotTravel, Malformed, Node, shown
-from secfarm.task.codec_standins import ClassName, Shape
+from secfarm.task.codec_standins import ClassName, Shape, stand_in_member
 
 __all__ = ["fill_for", "make_record"]
 
@@ -207,12 +207,8 @@ def _to_named_tuple(walk: TreeDecoder, node: Node, depth: int, recipe: _Recipe) 
 
 
 def _from_enum(walk: TreeEncoder, node: Node, value: object, depth: int) -> None:
-    name: object
-    if form_of(type(value)).stand_in:
-        name, held = vars(value)["name"], vars(value)["value"]
-    else:
-        member = cast("enum.Enum", value)
-        name, held = member._name_, member._value_
+    member = cast("enum.Enum", value)
+    name, held = member._name_, member._value_
     _begin(walk, node, value, ("name", "value"))
     node += (walk.within(name, depth, ".name"), walk.within(held, depth, ".value"))
 
@@ -224,12 +220,9 @@ def _to_enum(walk: TreeDecoder, node: Node, depth: int, recipe: _Recipe) -> obje
     kind: Any = recipe.kind
     if not recipe.form.stand_in:
         return _member(kind, name, value)
-    base = recipe.form.base
-    made: object = object.__new__(kind) if base is object else cast("Any", base).__new__(kind, value)
-    if base is not object and type(value) is not base:
+    if (base := recipe.form.base) is not object and type(value) is not base:
         raise Malformed("the value of a member is not what its class says")
-    vars(made).update(name=name, value=value)
-    return made
+    return stand_in_member(kind, base, name, value)
 
 
 def _member(kind: Any, name: object, value: object) -> object:  # noqa: ANN401 - an enum class

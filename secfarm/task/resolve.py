@@ -28,6 +28,7 @@ from secfarm.task.program import (
     FunctionRef,
     ImportRef,
     Namespace,
+    Place,
     Program,
     SourceProgram,
     TaskRef,
@@ -105,6 +106,7 @@ class _Builder:
         self._cells: list[Binding | None] = []
         self._cell_index: dict[int, int] = {}
         self._held: dict[int, Held] = {}  # by the id of functions and tasks
+        self._evaluating: set[Place] = set()  # functions that run text, which may name anything
         self._modules: list[ModuleType] = []
         self._values: list[object] = []
         self._places: list[str] = []
@@ -220,6 +222,7 @@ class _Builder:
         if (asked := namespace_asked_for(unit.found, held)) is not None:
             raise _asks_for_namespace(unit, asked)
         if evaluates(unit.found, unit.function, held):
+            self._evaluating.add(unit.found.place)
             names += tuple(sorted(evaluated_names(unit.found, unit.names, fallback)))
         for name in names:
             if (id(unit.names), name) in self._seen or name == "__name__":
@@ -290,7 +293,7 @@ class _Builder:
         loaded: set[tuple[int, str]] = set()
         shared: set[int] = set()
         for unit, function in zip(self._units, self._functions, strict=True):
-            called = only_called(unit.found)
+            called = frozenset() if unit.found.place in self._evaluating else only_called(unit.found)
             loaded.update((function.namespace, name) for name in unit.found.loads if name not in called)
             cells = zip(function.free_names, function.cells, strict=True)
             shared.update(index for name, index in cells if name in unit.found.used_free and name not in called)

@@ -26,6 +26,7 @@ from typing import Final
 from secfarm.errors import InvalidTaskError
 from secfarm.task.imports import needed_modules
 from secfarm.task.program import Function, Place
+from secfarm.task.rewritten import rewriter_of
 from secfarm.task.syntax import File, candidate_texts, parse_file
 from secfarm.task.template import FUTURE_FLAGS, compile_function, parse_function, same_code
 
@@ -144,8 +145,8 @@ def _search(function: FunctionType, remembered: Sequence[str]) -> Found:
         )
     raise InvalidTaskError(
         f"`{code.co_qualname}` cannot travel: the text at {where} is not the code that runs here ({difference}); "
-        "nothing was sent. The file was edited after it was imported, or something rewrote the code (as pytest does "
-        "with `assert`): import it again, or move the function to a module of its own."
+        "nothing was sent. The file was edited after it was imported, or something rewrote the code: import it again, "
+        "or move the function to a module of its own."
     )
 
 
@@ -216,7 +217,8 @@ def _command_line_text() -> str:
 def _prove(code: CodeType, file: File) -> Found | str:
     """Return the text in `file` that compiles to `code`, or what the nearest one differs in."""
     difference = f"no function `{code.co_name}` starts there"
-    matches: list[tuple[bool, Function, Place]] = []
+    matches: list[tuple[bool, Function, Place, CodeType]] = []
+    rewrite = rewriter_of(code)
     for candidate in file.functions.get(code.co_firstlineno, ()):
         if candidate.name != code.co_name:
             continue
@@ -233,21 +235,22 @@ def _prove(code: CodeType, file: File) -> Found | str:
                 free_names=code.co_freevars,
             )
             try:
-                compiled = compile_function(function, code.co_filename, line, column)
+                written = compile_function(function, code.co_filename, line, column)
+                compiled = compile_function(function, code.co_filename, line, column, rewrite) if rewrite else written
             except (SyntaxError, ValueError, InvalidTaskError) as error:
                 difference = str(error)
                 continue
             found = same_code(compiled, code)
             if found is None:
                 exact = list(compiled.co_positions()) == list(code.co_positions())
-                matches.append((exact, function, Place(code.co_filename, line, column)))
+                matches.append((exact, function, Place(code.co_filename, line, column), written))
             else:
                 difference = f"{found} differs"
     if not matches:
         return difference
     # Any of them is the code; the one with the same columns is also the text that the user wrote there.
-    _, function, place = max(matches, key=lambda match: match[0])
-    return _described(function, place, code, file)
+    _, function, place, written = max(matches, key=lambda match: match[0])
+    return _described(function, place, written, file)
 
 
 # --- what a code object uses -------------------------------------------------------------------------------------

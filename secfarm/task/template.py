@@ -14,7 +14,7 @@ import inspect
 import struct
 import threading
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import reduce
 from operator import attrgetter, or_
 from types import CodeType, EllipsisType
@@ -50,13 +50,16 @@ def parse(text: str, flags: int = 0) -> ast.Module:
     return tree
 
 
-def compile_function(function: Function, file: str, line: int, column: int) -> CodeType:
+def compile_function(
+    function: Function, file: str, line: int, column: int, rewrite: Callable[[ast.Module], None] | None = None
+) -> CodeType:
     """Return the code object of `function`, with positions as if compiled where it stands at the client.
 
     Args:
         file: for tracebacks; never opened.
         line: of `def` or `lambda`, from 1.
         column: of `lambda`, in UTF-8 bytes; a `def` has its indentation in its text.
+        rewrite: changes the module as something changed the client's.
 
     Raises:
         SyntaxError: the text is not Python of this version.
@@ -69,6 +72,8 @@ def compile_function(function: Function, file: str, line: int, column: int) -> C
         except SyntaxError as error:
             error.filename = file
             raise
+        if rewrite is not None:
+            rewrite(module)
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             code = compile(module, file, "exec", function.flags, dont_inherit=True, optimize=function.optimize)

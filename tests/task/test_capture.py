@@ -23,8 +23,10 @@ import weakref
 from collections import Counter
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
+from typing import Any
 
 import pytest
+from _pytest.assertion.rewrite import rewrite_asserts
 
 from secfarm.errors import InvalidTaskError, ValueTransferError
 from secfarm.task import codec
@@ -376,19 +378,54 @@ def test_a_cell_of_a_notebook_has_its_text() -> None:
     assert remote(space["task"], 1.5) == 3
 
 
-def test_a_function_of_this_rewritten_module_travels() -> None:
-    """pytest rewrites `assert`s when it imports a test module; a function without one is not touched."""
+def _asserting(x: int) -> int:
+    """Be changed by pytest, as every `assert` of a test module is."""
+    assert x > 0, "small"
+    return x
 
-    def plain(x: int) -> int:
-        return x + 1
 
-    def asserting(x: int) -> int:
-        assert x
-        return x
+def test_a_function_whose_asserts_pytest_rewrote_travels_as_it_is_written() -> None:
+    def task(x: int, *, y: int = 2) -> list[int]:
+        assert [x, y] == [1, 2] and (double := _asserting(x) * 2)  # noqa: PT018, RUF018 - all is rewritten
 
-    assert remote(plain, 1) == 2
-    with pytest.raises(InvalidTaskError, match="pytest"):
-        capture(asserting)
+        def inner() -> int:
+            assert x
+            return x + double
+
+        return [inner(), *(one for one in [y] if one)]
+
+    assert "@pytest_ar" in task.__code__.co_names
+    assert remote(task, 1) == task(1) == [3, 2]
+    assert "@" not in capture(task).program.source_text
+    with pytest.raises(AssertionError):
+        remote(task, 5)
+    with pytest.raises(AssertionError, match="small"):
+        remote(_asserting, 0)
+
+
+@pytest.mark.parametrize(("text", "travels"), [("x == 1", True), ("x == 2", False), ("x is 1", False)])
+def test_a_rewritten_function_travels_only_by_the_text_that_it_was_made_from(
+    tmp_path: Path, text: str, *, travels: bool
+) -> None:
+    file = tmp_path / "rewritten.py"
+    written = "def task(x):\n    assert x == 1\n    return x\n"
+    file.write_text(written.replace("x == 1", text))
+    tree = ast.parse(written)
+    rewrite_asserts(tree, written.encode())
+    names: dict[str, Any] = {"__name__": "rewritten"}
+    FunctionType(compile(tree, str(file), "exec"), names)()
+    if travels:
+        assert remote(names["task"], 1) == 1
+    else:
+        with pytest.raises(InvalidTaskError, match="not the code"):
+            capture(names["task"])
+
+
+def test_documentation_that_is_asked_for_is_the_clients(tmp_path: Path) -> None:
+    """Python 3.13 takes indentation off, others do not."""
+    module = load(tmp_path, 'def task():\n    """One.\n\n    Two."""\n    return task.__doc__\n')
+    assert module.task.__doc__ in capture(module.task).values
+    assert remote(module.task) == module.task()
 
 
 def test_two_namespaces_of_one_name_stay_apart(tmp_path: Path) -> None:

@@ -499,7 +499,6 @@ def abroad(value: object) -> Any:
         (Behaving(), lambda it: getattr(it, "limit", None)),
         (Answering(), lambda it: getattr(it, "other", None)),
         (Sized(), bool),
-        (Partly(1), str),
         (Spoken.A, str),
         (Tongue.A, str),
         (Switches(0), bool),
@@ -509,10 +508,7 @@ def abroad(value: object) -> Any:
         (Access.READ, lambda it: ~it),
         (Access.READ, lambda it: list(it)),
         (Tongue.A, lambda it: f"{it:>3}"),
-        (Share.HALF, lambda it: it == 0.5),
-        (Share.HALF, bool),
         (Status.OK, lambda it: getattr(it, "phrase", None)),
-        (Loose("a"), lambda it: it == it.name),
         (Loose("a"), dataclasses.fields),
         (Fixed(1), lambda it: setattr(it, "a", 2)),
         (Folded("a"), lambda it: it == 5),
@@ -571,22 +567,13 @@ def test_records_that_compare_in_their_own_way_are_still_keys() -> None:
     assert back[0][Folded("A")] == 1
 
 
-def test_a_value_with_more_than_its_class_declares_is_compared_by_its_class_alone() -> None:
-    more = Wide([1])
-    more.__dict__["note"] = 1
-    there, plain = abroad(more), abroad(Wide([1]))
-    with pytest.raises(TypeError, match="is not here"):
-        there == plain  # noqa: B015 - it is the comparison that fails
-    assert abroad([Wide([1]), Wide([1])])[0] == abroad(Wide([1]))
-
-
 def test_a_placeholder_of_a_named_tuple_does_what_named_tuples_do() -> None:
     there = abroad(Pair(1, 2))
     assert there._asdict() == {"left": 1, "right": 2}
     assert there._replace(right=3) == (1, 3)
     assert type(there._replace(right=3)) is type(there)
     assert there._make([5, 6]).left == 5
-    with pytest.raises(ValueError, match="top"):
+    with pytest.raises(ValueError if sys.version_info < (3, 13) else TypeError, match="top"):
         there._replace(top=1)
     with pytest.raises(TypeError, match="Expected 2"):
         there._make([1])
