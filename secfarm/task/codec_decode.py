@@ -47,6 +47,8 @@ class _Absent:
 
 
 _UNMET: Final = _Absent(None)
+_MAX_HASHED: Final = 20_000_000  # nodes that all hashes of one value walk: some seconds
+_MAX_WEIGHED_DEPTH: Final = 400
 
 
 class Underway(Exception):  # noqa: N818 - a signal between builders, not an error
@@ -60,7 +62,18 @@ class Underway(Exception):  # noqa: N818 - a signal between builders, not an err
 class TreeDecoder:
     """One walk over the nodes of one value: its table of shared nodes, its table of classes, its root."""
 
-    __slots__ = ("_built", "_heights", "_kept", "_later", "_slots", "_stuck", "_table", "classes")
+    __slots__ = (
+        "_budget",
+        "_built",
+        "_heights",
+        "_kept",
+        "_later",
+        "_slots",
+        "_stuck",
+        "_table",
+        "_weights",
+        "classes",
+    )
 
     def __init__(self, table: Sequence[object] = (), classes: list[object] | None = None) -> None:
         self.classes = classes or []  # entries; codec_records replaces each by what it means when it is first met
@@ -71,6 +84,8 @@ class TreeDecoder:
         self._stuck: dict[int, list[int]] = {}  # slot that is underway: slots that need it
         self._heights: dict[int, int] = {}
         self._kept: list[object] = []  # those in `_heights`: an id must stay theirs
+        self._weights: dict[int, int] = {}  # by slot
+        self._budget = _MAX_HASHED
 
     def root(self, node: object, depth: int) -> object:
         """Return the value of the root node; `depth` is below 0 where outer levels do not count.
@@ -149,6 +164,7 @@ class TreeDecoder:
     def fill_pairs(self, target: dict[object, object], nodes: Node, depth: int, start: int = 1) -> None:
         """Add the pairs from `start` on; where a key is not complete yet, the rest waits, so that order is kept."""
         for index in range(start, len(nodes) - 1, 2):
+            self.weigh_key(nodes[index])
             try:
                 key, item = self.build(nodes[index], depth), self.build(nodes[index + 1], depth)
             except Underway:
@@ -160,6 +176,7 @@ class TreeDecoder:
 
     def fill_set(self, target: set[object], nodes: Node, depth: int) -> None:
         """Add the elements."""
+        self.weigh_keys(nodes)
         try:
             target.update(self.items(nodes, depth))
         except Underway:
@@ -167,6 +184,38 @@ class TreeDecoder:
             return
         if len(target) != len(nodes) - 1:
             raise Malformed("a set has the same element twice")
+
+    def weigh_key(self, node: object) -> None:
+        """Count what a hash of the node's value has to walk, and refuse what no encoder's process could have hashed.
+
+        A tuple has its hash worked out anew each time: one that holds another twice, which holds another twice, and so
+        on, takes exponential time. Without a table nothing is shared, and a hash is no longer than its bytes.
+        """
+        if self._table and type(node) is list:
+            self._budget -= self._weigh(node, 0)
+            if self._budget < 0:
+                raise Malformed("the keys of a dict or the elements of a set share too much")
+
+    def weigh_keys(self, nodes: Node) -> None:
+        """The same of the elements of a set's node."""
+        if self._table:
+            for node in nodes[1:]:
+                self.weigh_key(node)
+
+    def _weigh(self, node: object, depth: int) -> int:
+        if type(node) is not list:
+            return 1
+        if depth > _MAX_WEIGHED_DEPTH:
+            raise Malformed("a key is nested too deeply")
+        if node[:1] == [REF]:
+            slot = node[1] if len(node) == 2 else None  # noqa: PLR2004 - kind and slot
+            if type(slot) is not int or not 0 <= slot < len(self._table):
+                raise Malformed("a reference points outside of the table")
+            if slot not in self._weights:
+                self._weights[slot] = 1  # of a cycle, which is no tuple's
+                self._weights[slot] = self._weigh(self._table[slot], depth + 1)
+            return self._weights[slot]
+        return min(1 + sum([self._weigh(item, depth + 1) for item in node]), 2 * _MAX_HASHED)
 
     def note_height(self, value: object, parts: Iterable[object]) -> None:
         """The encoder's bound on tuples in tuples, kept here too; without a table the depth bounds them."""
@@ -255,6 +304,7 @@ def _set(walk: TreeDecoder, node: Node, depth: int) -> set[object]:
 
 
 def _frozenset(walk: TreeDecoder, node: Node, depth: int) -> frozenset[object]:
+    walk.weigh_keys(node)
     made = frozenset(walk.items(node, depth))
     if len(made) != len(node) - 1:
         raise Malformed("a set has the same element twice")

@@ -180,6 +180,12 @@ COSTLY = {
     "chain": _table(_ref(19_999), [b"\x92\x02\xc0", *(_array(2, [_ref(at)]) for at in range(19_999))]),
     "doubling lists": _table(_ref(40), _pairs_of(1)),
     "doubling tuples": _table(_ref(40), _pairs_of(2)),
+    # A tuple's hash is worked out anew each time.
+    "doubling tuples in a set": _table(_array(5, [_ref(40)]), _pairs_of(2)),
+    "doubling tuples in a frozenset": _table(_array(6, [_ref(40)]), _pairs_of(2)),
+    "doubling tuples as a key": _table(_array(4, [_ref(40), b"\x01"]), _pairs_of(2)),
+    "doubling tuples as keys": _table(_array(4, [_ref(22), b"\x01"] * 50), _pairs_of(2)),
+    "doubling tuples in an OrderedDict": _table(_array(42, [_ref(40), b"\x01"]), _pairs_of(2)),
     "empty lists": b"\xdd" + struct.pack(">I", 300_000) + b"\x90" * 300_000,
     "empty nodes": b"\xc1\x91" + _array(1, [b"\x91\x05"] * 100_000),
     "claims": b"".join(b"\xdd" + struct.pack(">I", 100_000 - 5 * at) for at in range(900)) + b"\x01" * 100_000,
