@@ -32,6 +32,7 @@ from secfarm.disk.trustfile import read_allowed_signers, read_known_servers, rea
 from secfarm.errors import ExitStatus, KeyFileError, SecfarmError
 from secfarm.net.listen import open_socket
 from secfarm.net.tls import acceptor_context, tls_library
+from secfarm.run.cradle import PlainCradle
 from secfarm.run.pool import WorkerPool
 from secfarm.wire.address import UnixAddress
 
@@ -171,7 +172,8 @@ def _unix_socket() -> str:
 
 async def _worker() -> str:
     start_s = time.monotonic()
-    pool = WorkerPool(asyncio.get_running_loop(), 1)
+    loop = asyncio.get_running_loop()
+    pool = WorkerPool(loop, 1, PlainCradle(loop))
     try:
         async with asyncio.timeout(_WORKER_S):
             await pool.ready()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
-from secfarm.limits import MAX_ERROR_TEXT_BYTES
+from secfarm.limits import MAX_ERROR_TEXT_BYTES, RESERVED_BYTES
 from secfarm.run.compiler import Prepared
 from secfarm.run.output import Output
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_report
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
-# Threads reserve addresses that they never touch, 64 MiB each; what counts is what is allocated.
-_RESERVED_BYTES: Final = 1 << 29
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
 
@@ -220,7 +218,7 @@ def _limit_memory(memory_bytes: int | None, statm_fd: int) -> None:
     allocated = addresses = resource.RLIM_INFINITY
     if memory_bytes is not None:
         pages = os.pread(statm_fd, 256, 0).split()
-        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + _RESERVED_BYTES
+        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + RESERVED_BYTES
         allocated = int(pages[5]) * resource.getpagesize() + memory_bytes
     _set_limit(resource.RLIMIT_DATA, allocated)
     _set_limit(resource.RLIMIT_AS, addresses)
