@@ -42,3 +42,5 @@ MAX_UNAUTHENTICATED: Final = 64  # connections in handshake at once, in all
 MAX_UNAUTHENTICATED_PER_SOURCE: Final = 16
 MAX_SESSIONS: Final = 1024
 MAX_SESSIONS_PER_PRINCIPAL: Final = 256
+# Of a worker, beyond what its tasks may allocate: threads reserve addresses that they never touch, 64 MiB each.
+RESERVED_BYTES: Final = 1 << 29

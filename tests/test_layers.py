@@ -52,7 +52,7 @@ ONLY_IN: Final = {
     "ssl": frozenset({"net"}),
     "click": frozenset({"cli"}),
 }
-RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "fellow", "output", "pipe", "preflight"})
+RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "exceeded", "fellow", "output", "pipe", "preflight"})
 # A zygote becomes the workers that it forks.
 RUN_IN_ZYGOTE: Final = RUN_IN_WORKER | frozenset(
     {"zygote", "birth", "role", "profile", "confine", "view", "landlock", "seccomp", "calls", "syscalls", "libc"}

@@ -6,6 +6,7 @@ Looks and starts nothing that stays; dials nobody. Each check is one function th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -24,14 +25,16 @@ import click
 
 from secfarm.cli.failure import failure_of
 from secfarm.cli.output import Output, output_options, pass_output, printable
+from secfarm.daemon.terms import check_hidden
 from secfarm.disk.auditlog import verify_log
-from secfarm.disk.config import SERVER_CONFIG, load_client_config, load_server_config
+from secfarm.disk.config import CONFINEMENTS, SERVER_CONFIG, load_client_config, load_server_config
 from secfarm.disk.credentials import server_credentials
 from secfarm.disk.keyfile import read_secret, read_signing_key
 from secfarm.disk.trustfile import read_allowed_signers, read_known_servers, read_policy
 from secfarm.errors import ExitStatus, KeyFileError, SecfarmError
 from secfarm.net.listen import open_socket
 from secfarm.net.tls import acceptor_context, tls_library
+from secfarm.run.cradle import PlainCradle
 from secfarm.run.pool import WorkerPool
 from secfarm.wire.address import UnixAddress
 
@@ -81,7 +84,7 @@ class Finding:
 def command(output: Output, *, file: Path | None, kerberos: bool) -> None:
     """Examine this installation, and the configuration, keys and trust files of this user and of a server."""
     server = file or (SERVER_CONFIG if SERVER_CONFIG.exists() else None)
-    findings = [*_installation(), *_client(), *_server(server)]
+    findings = [*_installation(), *_confinement(server), *_client(), *_server(server)]
     if kerberos:
         from secfarm.cli.doctor_kerberos import kerberos_findings
 
@@ -171,13 +174,24 @@ def _unix_socket() -> str:
 
 async def _worker() -> str:
     start_s = time.monotonic()
-    pool = WorkerPool(asyncio.get_running_loop(), 1)
+    loop = asyncio.get_running_loop()
+    pool = WorkerPool(loop, 1, PlainCradle(loop))
     try:
         async with asyncio.timeout(_WORKER_S):
             await pool.ready()
     finally:
         pool.close()
     return f"starts in {(time.monotonic() - start_s) * 1e3:.0f} ms"
+
+
+def _confinement(server: Path | None) -> Iterator[Finding]:
+    from secfarm.cli.doctor_confinement import confinement_findings
+
+    profile = CONFINEMENTS[0]
+    if server is not None:
+        with contextlib.suppress(SecfarmError):  # which is a finding of its own
+            profile = load_server_config(server, {}).confinement
+    yield from confinement_findings(profile, serves=server is not None)
 
 
 # --- the client's files -------------------------------------------------------------------------------------------
@@ -278,13 +292,14 @@ def _server_files(config: ServerConfig) -> Iterator[Finding]:
         yield _check("secret", lambda path=path: _secret(path))  # type: ignore[misc]
     if (signers := config.allowed_signers) is not None:
         yield _check("signers", lambda: f"{_file(signers)}: {len(read_allowed_signers(signers))} keys")
-    yield _check("policy", lambda: _policy(config.policy))
+    yield _check("policy", lambda: _policy(config))
     if (audit := config.audit) is not None and audit.exists():
         yield _check("audit", lambda: f"{_file(audit)}: {verify_log(audit).records} records, the chain is whole")
 
 
-def _policy(path: Path) -> str | Finding:
-    grants = read_policy(path).grants
+def _policy(config: ServerConfig) -> str | Finding:
+    path = config.policy
+    grants = check_hidden(config, read_policy(path)).grants
     if not any(grant.may for grant in grants):
         return Finding(Level.WARN, "policy", f"{_file(path)}: nobody may do anything", "add a [[grant]]")
     return f"{_file(path)}: {len(grants)} grants"

@@ -34,6 +34,8 @@ from secfarm.daemon.passage import (
 from secfarm.disk.config import KerberosConfig, load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.net.line import Line
+from secfarm.run.profile import PROFILES
+from secfarm.run.sealed import SealedCradle
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -97,7 +99,8 @@ class Keeper:
             if keep.keytab:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
                 config = replace(config, kerberos=kerberos)
-            self._server = make_server(config, None, None)
+            cradle = SealedCradle(self._loop, PROFILES[config.confinement], self._launch)
+            self._server = make_server(config, None, None, cradle=cradle)
             self._server.pid = os.getppid()
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:
@@ -121,9 +124,9 @@ class Keeper:
         gc.freeze()  # what lives as long as the process need not be looked at again by the collector
         self._tell(Up())
 
-    def _zygote(self, control: int) -> None:
-        """Have a zygote started at the other end of `control`."""
-        self._tell(Zygote(), control)
+    def _launch(self, control: socket.socket) -> None:
+        """Have a zygote started on its end of a socket to us; it is the supervisor's child."""
+        self._tell(Zygote(), os.dup(control.fileno()))
 
 
 async def _serve(supervisor: socket.socket) -> None:

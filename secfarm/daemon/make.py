@@ -8,9 +8,11 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from secfarm.daemon.server import Server
+from secfarm.daemon.terms import check_hidden
 from secfarm.disk.auditlog import AuditLog, SourceArchive
 from secfarm.disk.config import state_home
 from secfarm.disk.credentials import server_credentials
+from secfarm.run.cradle import PlainCradle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import Auth
     from secfarm.disk.config import ServerConfig
+    from secfarm.disk.credentials import ServerCredentials
+    from secfarm.run.cradle import Cradle
 
 
 def audit_path(config: ServerConfig) -> Path:
@@ -25,23 +29,41 @@ def audit_path(config: ServerConfig) -> Path:
     return config.audit or (config.state or state_home(os.environ)) / "audit.jsonl"
 
 
-def make_server(config: ServerConfig, auth: Auth | None, name: str | None, audit: AuditLog | None = None) -> Server:
+def make_server(
+    config: ServerConfig,
+    auth: Auth | None,
+    name: str | None,
+    audit: AuditLog | None = None,
+    *,
+    cradle: Cradle | None = None,
+) -> Server:
     """Return a server that is not started.
 
+    Args:
+        cradle: starts the workers; None: unconfined, for a server within the process of its client or started by it.
+
     Raises:
-        SecfarmError: a key or trust file does not allow one.
+        SecfarmError: a key or trust file does not allow one, or a task could read it.
     """
-    credentials = server_credentials(config, auth)
+
+    def read() -> ServerCredentials:
+        credentials = server_credentials(config, auth)
+        if cradle is not None:
+            check_hidden(config, credentials.policy)
+        return credentials
+
+    credentials = read()
     state = config.state or state_home(os.environ)
     return Server(
         name=name or config.name or socket.gethostname(),
         auths=credentials.auths,
         store=credentials.store,
         policy=credentials.policy,
-        read_again=lambda: server_credentials(config, auth),
+        read_again=read,
         audit=audit or AuditLog(audit_path(config)),
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
+        cradle=cradle or PlainCradle(asyncio.get_running_loop()),
         identity=credentials.identity,
     )
 

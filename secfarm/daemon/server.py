@@ -20,6 +20,7 @@ from secfarm.auth.gss import GssAuthServer
 from secfarm.daemon.session import ServerSession
 from secfarm.daemon.status import status_of
 from secfarm.daemon.tasks import Task, TaskTable
+from secfarm.daemon.terms import terms_of_all
 from secfarm.daemon.ways import GateWays, OwnWays, Ways
 from secfarm.errors import AuthError, KernelError, SecfarmError
 from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from secfarm.auth.tls import TlsIdentity
     from secfarm.disk.auditlog import AuditLog, SourceArchive
     from secfarm.disk.credentials import ServerCredentials
+    from secfarm.run.cradle import Cradle
     from secfarm.task.outcome import Done
     from secfarm.task.program import Program
     from secfarm.trust.audit import AuditValue
@@ -67,6 +69,7 @@ class Server:
         audit: AuditLog,
         archive: SourceArchive,
         workers: int,
+        cradle: Cradle,
         identity: TlsIdentity | None = None,
     ) -> None:
         self.name = name
@@ -90,7 +93,7 @@ class Server:
         self._unrecorded: OSError | None = None
         self._ways: Ways | None = None
         self.dial: list[str] = []
-        self.pool = WorkerPool(self.loop, workers)
+        self.pool = WorkerPool(self.loop, workers, cradle, terms_of_all(policy))
         self._ending = False
         self._expiring = self.loop.call_later(_EXPIRE_EVERY_S, self._expire)
 
@@ -146,6 +149,7 @@ class Server:
         self._ways = ways
         self.dial = list(dial)
         started: dict[str, AuditValue] = {"listen": list(listen), "workers": self.pool.size}
+        started["confinement"] = self.pool.confinement
         self.audit("started", started | ({"dial": self.dial} if self.dial else {}))
 
     def principal_of(self, peer: Peer) -> str:
@@ -218,6 +222,7 @@ class Server:
             return
         self._auths = dict(credentials.auths)
         self.store, self.policy = credentials.store, credentials.policy
+        self.pool.expect(terms_of_all(self.policy))
         self.audit("reloaded", {"grants": len(self.policy.grants)})
         for session in list(self.sessions):
             session.judge_again()

@@ -16,6 +16,7 @@ from secfarm.daemon.arrivals import Arrivals, Value
 from secfarm.daemon.live import LiveBuffer
 from secfarm.daemon.receipts import Notary
 from secfarm.daemon.tasks import Task
+from secfarm.daemon.terms import opened, terms_of
 from secfarm.errors import AuthError, PolicyError, ProtocolError, SecfarmError
 from secfarm.limits import (
     IDLE_TIMEOUT_S,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from secfarm.wire.messages import Message
 
 _MAX_UNREAD: Final = 100_000  # outcomes; a client that goes on so long without acknowledging is not ours
+_CHANGED: Final = ErrorRecord("killed", "the policy opens other things to this client now; the task was killed")
 _KILLED: Final = ErrorRecord("killed", "the task was killed on request")
 
 
@@ -144,13 +146,13 @@ class ServerSession:
         )
         self._limits = grant.limits
         self._notary = Notary(server.name, event.peer, session.session_id, server.key)
-        self._crew = server.pool.crew(single_use=grant.confine.isolation is Isolation.TASK)
+        self._crew = server.pool.crew(terms_of(grant), single_use=grant.confine.isolation is Isolation.TASK)
         welcome = Welcome(server.name, server.python_version, server.pool.size, self._limits.tasks)
         self._connection.send(welcome)
         proven: dict[str, AuditValue] = {"mechanism": peer.mechanism, "key": peer.key_id}
         if peer.principal != self.principal:
             proven["proven"] = peer.principal
-        server.audit("session", self._who() | proven)
+        server.audit("session", self._who() | proven | opened(self._crew))
         if peer.expires_s is not None:
             self._expiry = server.loop.call_later(max(0.0, peer.expires_s - server.clock()), self._expire)
 
@@ -175,6 +177,11 @@ class ServerSession:
             server.audit("revoked", self._who() | {"reason": str(error)})
             self._end()
             self._connection.fail(error)
+            return
+        if self._crew is not None and self._crew.change(
+            terms_of(grant), _CHANGED, single_use=grant.confine.isolation is Isolation.TASK
+        ):
+            server.audit("reopened", self._who() | opened(self._crew))
 
     def _who(self) -> dict[str, AuditValue]:
         return {"principal": self.principal, "session": self._connection.session.session_id}

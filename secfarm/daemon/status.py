@@ -75,7 +75,7 @@ def _worker(server: Server, worker: Worker) -> dict[str, object]:
     }
 
 
-def _resident_bytes(pid: int) -> int | None:
+def _resident_bytes(pid: int | None) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE_BYTES
     return None

@@ -36,15 +36,16 @@ from secfarm.disk.config import KERBEROS_NAMES, SERVER_CONFIG, state_home
 from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
-from secfarm.run.role import Role, spawn
+from secfarm.run.role import spawn
+from secfarm.run.zygote import ROLE as ZYGOTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from secfarm.disk.config import ServerConfig
+    from secfarm.run.role import Role
     from secfarm.wire.address import Address
 
-ZYGOTE: Final = Role("zygote", "secfarm.run.zygote", ("control",))
 _STDERR: Final = 2
 _PAUSE_S: Final = 0.2  # before a role that ended is started again
 _STEADY_S: Final = 10.0  # a role that lived so long was well
@@ -139,8 +140,10 @@ class Supervisor:
 
     def _spawn(self, role: Role, ends: dict[str, socket.socket]) -> None:
         """Start a role; its ends of lines are closed here."""
+        # What a zygote has as stderr its workers have: tasks do not write into our log.
+        stderr = subprocess.DEVNULL if role is ZYGOTE else _STDERR
         try:
-            process = spawn(role, {name: end.fileno() for name, end in ends.items()}, stderr=_STDERR)
+            process = spawn(role, {name: end.fileno() for name, end in ends.items()}, stderr=stderr)
         finally:
             for end in ends.values():
                 end.close()

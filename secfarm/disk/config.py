@@ -23,6 +23,7 @@ SERVER_CONFIG: Final = Path("/etc/secfarm/config.toml")
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_KEY_NAME: Final = "id_ed25519"
 DEFAULT_SERVICE: Final = "secfarm"
+CONFINEMENTS: Final = ("full", "container")  # the profiles of docs/confinement.md
 # By which Kerberos, and systemd, say where their files are.
 KERBEROS_NAMES: Final = ("KRB5_CONFIG", "KRB5_KTNAME", "KRB5RCACHENAME", "CREDENTIALS_DIRECTORY")
 
@@ -77,6 +78,7 @@ class ServerConfig:
     state: Path | None = None
     kerberos: KerberosConfig | None = None
     tls: TlsConfig | None = None
+    confinement: str = CONFINEMENTS[0]
     file: Path | None = None
 
 
@@ -147,10 +149,19 @@ def load_server_config(
         state=reader.path("state"),
         kerberos=_server_kerberos(root.table("kerberos"), file.parent),
         tls=_tls(root.table("tls"), file.parent),
+        confinement=_confinement(root),
         file=file,
     )
     root.finish()
     return _check_server(config, root)
+
+
+def _confinement(root: Table) -> str:
+    word = root.text("confinement") or CONFINEMENTS[0]
+    if word not in CONFINEMENTS:
+        known = " or ".join(f'"{one}"' for one in CONFINEMENTS)
+        raise root.fault("confinement", f"confinement must be {known}, not {word!r}; there is no way to do without")
+    return word
 
 
 def _check_server(config: ServerConfig, root: Table) -> ServerConfig:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from secfarm.run.cradle import Terms
     from secfarm.run.hearing import Hearing
     from secfarm.run.pool import WorkerPool
     from secfarm.run.process import WorkerProcess
@@ -64,6 +65,7 @@ class Worker:
     """A worker process with its crew and the calls in its pipe, the running one first."""
 
     process: WorkerProcess
+    terms: Terms
     crew: Crew | None = None
     queue: deque[Work] = field(default_factory=deque)
     programs: set[bytes] = field(default_factory=set)
@@ -76,6 +78,10 @@ class Worker:
     alone: bool = False  # what is in its pipe may have nothing behind it: that, or the text of a program
     stalled: bool = False  # its head takes longer than calls of that program did
     verdict: tuple[Work, ErrorRecord] | None = None
+    unwanted: bool = False  # it was told to end
+    refusal: ErrorRecord | None = None  # of the worker itself, instead of being ready
+    cpu_began_s: float = 0.0  # what it had used when its head began
+    cpu_check: asyncio.TimerHandle | None = None
     deadline: asyncio.TimerHandle | None = None
     stall_check: asyncio.TimerHandle | None = None
 
@@ -83,8 +89,9 @@ class Worker:
 class Crew:
     """One session's share of the pool. Made by `WorkerPool.crew`."""
 
-    def __init__(self, pool: WorkerPool, *, single_use: bool) -> None:
+    def __init__(self, pool: WorkerPool, terms: Terms, *, single_use: bool) -> None:
         self._pool = pool
+        self.terms = terms
         self.waiting: tuple[deque[Work], deque[Work]] = (deque(), deque())  # by priority
         self.workers: list[Worker] = []
         self.broadcasts: list[Broadcast] = []
@@ -175,6 +182,17 @@ class Crew:
         """Kill the running calls of a category and return how many there were; waiting ones stay."""
         hit = [worker for worker in self.workers if worker.queue and worker.queue[0].category == category]
         return len(hit) if dry_run else sum([self._pool.kill(worker, error) for worker in hit])
+
+    def change(self, terms: Terms, error: ErrorRecord, *, single_use: bool) -> bool:
+        """Go on with workers of these terms, and return whether they are others; what runs is killed with `error`."""
+        self.single_use = single_use
+        terms, before = self._pool.settled(terms), self.terms
+        self.terms = terms
+        if terms != before:
+            for worker in list(self.workers):
+                self._pool.part(worker, error)
+            self.pump()
+        return terms != before
 
     def categories(self) -> list[str | None]:
         """The category that each worker of the pool's size is running for this crew; None for an idle one."""

@@ -76,6 +76,7 @@ class Nursery:
         self.profile = profile
         self.openings = openings or Openings()
         self.states: list[LayerState] | None = None
+        self.missed: list[LayerState] = []  # the layers, one of them missing, when it refused
         self._refusal: ConfinementError | None = None
         self._on_lost = on_lost or (lambda: None)
         self._births: dict[int, Birth] = {}
@@ -92,6 +93,11 @@ class Nursery:
     def fileno(self) -> int:
         """What becomes readable when `dispatch` has something to do."""
         return self._control.fileno()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither closed nor lost its zygote."""
+        return self._is_open
 
     @property
     def pid(self) -> int | None:
@@ -210,7 +216,7 @@ class Nursery:
                 self.states = report.states
             case Refused():
                 self._refusal = ConfinementError(report.text)
-                self.states = None
+                self.missed = report.states
             case Exited():
                 if (birth := self._births.pop(report.number, None)) is not None:
                     if birth.pidfd is not None:

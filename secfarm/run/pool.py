@@ -6,19 +6,25 @@ Decides which worker runs which call of which crew (see crew.py), replaces those
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from secfarm.errors import KernelError, ProtocolError
+from secfarm.errors import ProtocolError
+from secfarm.limits import RESERVED_BYTES
+from secfarm.run.cradle import DEFAULT, UNCONFINED
 from secfarm.run.crew import Crew, Work, Worker
 from secfarm.run.pipe import MAX_NOTE_CHARS, PACKET_BYTES, Run
-from secfarm.run.process import Exit, WorkerProcess
+from secfarm.run.process import WorkerProcess
+from secfarm.run.reserve import Reserve
 from secfarm.task.outcome import Done, ErrorRecord
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
+    from secfarm.run.cradle import Cradle, Exit, Terms
     from secfarm.task.outcome import Report
 
 # Calls are queued into a worker's pipe up to this much expected work: enough to hide the pool's own latency (some
@@ -29,47 +35,64 @@ _RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and 
 _STALLED_S: Final = 0.005
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
 _SIGXCPU: Final = 24
+_PROCESSORS: Final = os.cpu_count() or 1
 _TENURE_S: Final = 1.0  # a crew that still has work keeps a worker this long before another crew may have its place
 _IDLE_S: Final = 1.0  # after which a worker of a crew without work goes to one that has some
-_BOOT_TRIES: Final = 3
-_BOOT_PAUSE_S: Final = 0.5
+_CPU_LOOK_S: Final = 0.05  # at least between two looks at a worker's processor time
 READY: Final = 0  # the number in the report with which a worker says that it is warm
 
 
 class WorkerPool:
-    """At most `size` workers at work, and one warm spare, so that a replacement costs no start-up time."""
+    """At most `size` workers at work, and a warm spare of each kind, so that a replacement costs no start-up time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
-        """Start `size + 1` processes.
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, size: int, cradle: Cradle, expected: Iterable[Terms] = ()
+    ) -> None:
+        """Start `size + 1` processes, and one more of each other terms that are expected.
 
         Args:
             size: how many calls may run at once, over all crews.
+            cradle: starts the processes; closed with the pool.
+            expected: see `expect`.
         """
         self.size = size
-        self._loop = loop
+        self.loop = loop
+        self.crews: list[Crew] = []
+        self.closed = False
+        self.confinement = cradle.confinement
+        self.is_confined = cradle.confinement != UNCONFINED
+        self._cradle = cradle
         self._numbers = itertools.count(1)
         self._workers: dict[WorkerProcess, Worker] = {}
-        self._spares: deque[Worker] = deque()
-        self._crews: list[Crew] = []
-        self._closed = False
         self._retiring: asyncio.TimerHandle | None = None
-        self._boot_failures = 0
-        self.started: asyncio.Future[None] = loop.create_future()
-        self._replenish()
+        self._reserve = Reserve(self)
+        self.expect(expected)
 
-    def crew(self, *, single_use: bool = False) -> Crew:
+    def expect(self, terms: Iterable[Terms]) -> None:
+        """Keep spares for crews of these terms, the first above all; by default for those of no particular terms."""
+        wanted = [self.settled(one) for one in terms] or [DEFAULT]
+        self._cradle.expect(one.openings for one in wanted)
+        self._reserve.expect(wanted)
+        self._reserve.fill()
+
+    def settled(self, terms: Terms) -> Terms:
+        """Return `terms`, or the default ones where nothing would hold workers to any."""
+        return terms if self.is_confined else DEFAULT
+
+    def crew(self, terms: Terms = DEFAULT, *, single_use: bool = False) -> Crew:
         """Return a new crew for a session; close it when the session ends."""
-        crew = Crew(self, single_use=single_use)
-        self._crews.append(crew)
+        crew = Crew(self, self.settled(terms), single_use=single_use)
+        self.crews.append(crew)
         return crew
 
     async def ready(self) -> None:
         """Return once a worker is warm.
 
         Raises:
-            KernelError: they do not start.
+            KernelError: they do not start, or not confined.
         """
-        await self.started
+        await self._cradle.ready()
+        await self._reserve.started
 
     @property
     def busy(self) -> int:
@@ -83,18 +106,17 @@ class WorkerPool:
 
     def pids(self) -> list[int]:
         """Process ids of all workers, spares included."""
-        return [process.pid for process in self._workers]
+        return [pid for process in self._workers if (pid := process.pid) is not None]
 
     def close(self) -> None:
         """Kill every worker; they are gone when this returns."""
-        self._closed = True
-        if not self.started.done():  # whoever waits for `ready` would for ever
-            self.started.set_exception(KernelError("the server was told to end before a worker was ready"))
-            self.started.exception()  # looked at: nobody need wait
+        self.closed = True
+        self._reserve.close()
         if self._retiring is not None:
             self._retiring.cancel()
         for process in list(self._workers):
             process.end()
+        self._cradle.close()
 
     # --- sharing out ----------------------------------------------------------------------------------------------
 
@@ -133,49 +155,55 @@ class WorkerPool:
         return best
 
     def _hire(self, crew: Crew) -> Worker | None:
-        if self._closed or crew.closed or len(crew.workers) >= self.size:
+        if self.closed or crew.closed or len(crew.workers) >= self.size:
             return None
-        employed = sum(len(other.workers) for other in self._crews)
+        employed = sum(len(other.workers) for other in self.crews)
         if employed >= self.size:
             self._retire_for(crew)
             return None
         if employed == self.size - 1 and self._owed_to(crew) is not None:
             return None  # the last place is somebody else's
-        worker = self._spares.popleft() if self._spares else self._spawn()
+        worker = self._reserve.take(crew.terms)
+        if worker is None:
+            return None
         worker.crew = crew
-        worker.hired_s = worker.idle_s = self._loop.time()
+        worker.hired_s = worker.idle_s = self.loop.time()
         crew.workers.append(worker)
-        self._replenish()
+        self._reserve.fill()
         self._run_broadcasts(worker)
         return worker
 
     def _retire_for(self, crew: Crew) -> None:
         """End an idle worker of a crew with more than its share, or no work; its place is filled when it is gone."""
         wait_s = _IDLE_S
-        for other in self._crews:
+        for other in self.crews:
             if other is crew:
                 continue
             over_share = len(other.workers) > len(crew.workers) + 1 or not crew.workers
             for worker in other.workers:
-                left_s = worker.idle_s + _IDLE_S - self._loop.time()
+                left_s = worker.idle_s + _IDLE_S - self.loop.time()
                 if not worker.queue and (over_share or (left_s <= 0 and not other.wants_workers)):
                     other.workers.remove(worker)
-                    worker.process.kill()
+                    self.end(worker)
                     return
                 wait_s = min(wait_s, max(left_s, 0.0) if not worker.queue else _IDLE_S)
-        if self._retiring is None and len(self._crews) > 1:
-            self._retiring = self._loop.call_later(wait_s + 0.01, self._retire_again)
+        if self._retiring is None and len(self.crews) > 1:
+            self._retiring = self.loop.call_later(wait_s + 0.01, self._retire_again)
 
     def _retire_again(self) -> None:
         self._retiring = None
-        for crew in list(self._crews):
+        self.pump_all()
+
+    def pump_all(self) -> None:
+        """Start what can be started, of every crew."""
+        for crew in list(self.crews):
             if crew.wants_workers:
                 self.pump(crew)
 
     def _owed_to(self, crew: Crew) -> Crew | None:
         """The crew that waits for a worker while `crew` has more than its share, if there is one."""
         is_before = True  # of crews without a worker the one that waits longest is first
-        for other in self._crews:
+        for other in self.crews:
             if other is crew:
                 is_before = False
             elif (
@@ -194,35 +222,11 @@ class WorkerPool:
                 self._start(worker, replace(record.work))
                 return
 
-    def _spawn(self) -> Worker:
-        process = WorkerProcess(self._loop, self._reported, self._exited)
-        worker = self._workers[process] = Worker(process)
+    def spawn(self, terms: Terms) -> Worker:
+        """Start a worker that has no crew yet."""
+        process = WorkerProcess(self.loop, self._cradle, terms, self._reported, self._exited)
+        worker = self._workers[process] = Worker(process, terms)
         return worker
-
-    def _replenish(self) -> None:
-        while not self._closed and len(self._workers) < self.size + 1 and self._boot_failures < _BOOT_TRIES:
-            self._spares.append(self._spawn())
-
-    def _booted(self, worker: Worker) -> None:
-        worker.ready = True
-        self._boot_failures = 0
-        if not self.started.done():
-            self.started.set_result(None)
-        if worker.queue:
-            self._begins(worker)
-
-    def _did_not_boot(self, how: Exit) -> None:
-        self._boot_failures += 1
-        if self._boot_failures < _BOOT_TRIES or self._closed:
-            return
-        if not self.started.done():
-            message = f"{_BOOT_TRIES} workers ended before they were ready, the last one so: {how}; nothing is served"
-            self.started.set_exception(KernelError(message))
-        self._loop.call_later(_BOOT_PAUSE_S, self._try_again)
-
-    def _try_again(self) -> None:
-        self._boot_failures = _BOOT_TRIES - 1
-        self._replenish()
 
     # --- one worker -----------------------------------------------------------------------------------------------
 
@@ -241,8 +245,10 @@ class WorkerPool:
             work.text if work.carried_text else None,
             work.broadcast,
             work.spread,
-            work.memory_bytes,
-            work.cpu_s,
+            self._memory_for(worker, work),
+            None
+            if self.is_confined
+            else work.cpu_s,  # a confined worker cannot be told: it is process 1, and hears nothing
             work.output_bytes,
             work.dry_run,
             work.live_output,
@@ -256,19 +262,30 @@ class WorkerPool:
         if len(worker.queue) == 1:
             self._begins(worker)
         elif worker.stall_check is None:
-            worker.stall_check = self._loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
+            worker.stall_check = self.loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
+
+    def _memory_for(self, worker: Worker, work: Work) -> int | None:
+        """What the call may allocate; in a confined worker always something, so that its hard bound is not met."""
+        if not self.is_confined:
+            return work.memory_bytes
+        most = worker.terms.bounds.memory_bytes - RESERVED_BYTES
+        return most if work.memory_bytes is None else min(work.memory_bytes, most)
 
     def _begins(self, worker: Worker) -> None:
-        """The head of the queue is what the worker runs from now on: its clock starts."""
+        """The head of the queue is what the worker runs from now on: its clocks start."""
         work = worker.queue[0]
+        if work.cpu_s is not None and self.is_confined and worker.ready:
+            worker.cpu_began_s = worker.process.cpu_s()
+            if worker.cpu_check is None:
+                worker.cpu_check = self.loop.call_later(_next_look_s(work.cpu_s), self._check_cpu, worker)
         if work.timeout_s is None or not worker.ready:
             return
-        work.began_s = self._loop.time()
+        work.began_s = self.loop.time()
         due_s = work.began_s + work.timeout_s
         if worker.deadline is None or worker.deadline.when() > due_s:
             if worker.deadline is not None:
                 worker.deadline.cancel()
-            worker.deadline = self._loop.call_at(due_s, self._check_deadline, worker)
+            worker.deadline = self.loop.call_at(due_s, self._check_deadline, worker)
 
     def _check_deadline(self, worker: Worker) -> None:
         worker.deadline = None
@@ -276,10 +293,20 @@ class WorkerPool:
             return
         work = worker.queue[0]
         timeout_s = work.timeout_s or 0.0
-        if self._loop.time() < work.began_s + timeout_s:
-            worker.deadline = self._loop.call_at(work.began_s + timeout_s, self._check_deadline, worker)
+        if self.loop.time() < work.began_s + timeout_s:
+            worker.deadline = self.loop.call_at(work.began_s + timeout_s, self._check_deadline, worker)
             return
         self.kill(worker, ErrorRecord("timeout", f"the task ran longer than its {timeout_s:g} s and was killed"))
+
+    def _check_cpu(self, worker: Worker) -> None:
+        worker.cpu_check = None
+        if not worker.queue or (most_s := worker.queue[0].cpu_s) is None:
+            return
+        left_s = most_s - (worker.process.cpu_s() - worker.cpu_began_s)
+        if left_s > 0:
+            worker.cpu_check = self.loop.call_later(_next_look_s(left_s), self._check_cpu, worker)
+        else:
+            self.kill(worker, _over_cpu(most_s))
 
     def _check_stall(self, worker: Worker, head: Work) -> None:
         worker.stall_check = None
@@ -291,7 +318,7 @@ class WorkerPool:
             if worker.crew is not None:
                 self.pump(worker.crew)
         else:
-            worker.stall_check = self._loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
+            worker.stall_check = self.loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
 
     def take_back(self, worker: Worker) -> None:
         """Put the calls that the worker has not begun back in front of its crew's queues."""
@@ -325,20 +352,39 @@ class WorkerPool:
                     self.pump(worker.crew)
                 return False
         worker.verdict = (work, error)
-        worker.process.kill()
+        self.end(worker)
         return True
 
     def dismiss(self, crew: Crew) -> None:
         """Forget a crew and kill its workers."""
-        if crew in self._crews:
-            self._crews.remove(crew)
+        if crew in self.crews:
+            self.crews.remove(crew)
         for worker in crew.workers:
-            worker.process.kill()
+            self.end(worker)
+        self._reserve.fill()
+
+    def part(self, worker: Worker, error: ErrorRecord) -> None:
+        """Take a worker from its crew; what it runs is killed and ends with `error`."""
+        if worker.queue:
+            self.kill(worker, error)
+        elif worker.crew is not None:
+            self._leave(worker.crew, worker)
+
+    def end(self, worker: Worker) -> None:
+        """Kill a worker that is not to be."""
+        worker.unwanted = True
+        worker.process.kill()
 
     def _reported(self, process: WorkerProcess, report: Report) -> None:
         worker = self._workers[process]
         if report.number == READY and not worker.ready and isinstance(report, Done):
-            self._booted(worker)
+            if report.error is None:
+                worker.ready = True
+                self._reserve.has_started(worker)
+                if worker.queue:
+                    self._begins(worker)
+            else:
+                worker.refusal = report.error  # it could not be confined, and ends
             return
         crew = worker.crew
         if crew is None or not worker.queue or worker.queue[0].number != report.number:
@@ -346,7 +392,7 @@ class WorkerPool:
         if isinstance(report, Done):
             self._done(crew, worker, report)
         elif (hearing := worker.queue[0].hearing) is not None:
-            hearing.take(report, self._loop.time())
+            hearing.take(report, self.loop.time())
         else:
             raise ProtocolError("a worker tells of a call that nobody listens to; the worker is ended")
 
@@ -365,7 +411,7 @@ class WorkerPool:
             self._leave(crew, worker)
             return
         else:
-            worker.idle_s = self._loop.time()
+            worker.idle_s = self.loop.time()
             self._run_broadcasts(worker)
         self.pump(crew)
         if not worker.queue:
@@ -375,7 +421,7 @@ class WorkerPool:
         """Whether a worker that has just become idle is not to go on in its crew."""
         if crew.closing and not any(other.queue for other in crew.workers):
             crew.close()
-        over_time = self._loop.time() - worker.hired_s > _TENURE_S
+        over_time = self.loop.time() - worker.hired_s > _TENURE_S
         used = crew.single_use and not work.broadcast
         return used or (over_time and self._owed_to(crew) is not None)
 
@@ -383,10 +429,10 @@ class WorkerPool:
         """End an idle worker of `crew`, which is the last to get another one."""
         if worker in crew.workers:
             crew.workers.remove(worker)
-        if crew in self._crews:
-            self._crews.remove(crew)
-            self._crews.append(crew)
-        worker.process.kill()
+        if crew in self.crews:
+            self.crews.remove(crew)
+            self.crews.append(crew)
+        self.end(worker)
 
     def _learn(self, crew: Crew, worker: Worker, work: Work, done: Done) -> None:
         spent_s = done.ended_s - done.started_s
@@ -397,19 +443,18 @@ class WorkerPool:
         worker.load_s = worker.load_s - (_PIPELINE_S if average_s is None else average_s) if worker.queue else 0.0
 
     def _pump_others(self, crew: Crew) -> None:
-        for other in self._crews:
+        for other in self.crews:
             if other is not crew and other.wants_workers:
                 self.pump(other)
 
     def _exited(self, process: WorkerProcess, how: Exit) -> None:
         worker = self._workers.pop(process)
-        if worker in self._spares:
-            self._spares.remove(worker)
-        for timer in (worker.deadline, worker.stall_check):
+        self._reserve.discard(worker)
+        for timer in (worker.deadline, worker.stall_check, worker.cpu_check):
             if timer is not None:
                 timer.cancel()
-        if not worker.ready:
-            self._did_not_boot(how)
+        if not (worker.ready or worker.unwanted):
+            self._reserve.did_not_start(worker, how)
         crew = worker.crew
         if crew is not None and worker in crew.workers:
             self.take_back(worker)
@@ -418,21 +463,30 @@ class WorkerPool:
                 work.report(self._last_word(worker, work, how))
             if crew.closing and not any(other.queue for other in crew.workers):
                 crew.close()
-        self._replenish()
-        for other in list(self._crews):
-            if other.wants_workers:
-                self.pump(other)
+        self._reserve.fill()
+        self.pump_all()
 
     def _last_word(self, worker: Worker, work: Work, how: Exit) -> Done:
         if worker.verdict is not None and worker.verdict[0] is work:
             error = worker.verdict[1]
-        elif how.signal == _SIGXCPU and work.cpu_s is not None:
-            report = f"the task used more than its {work.cpu_s:g} s of processor time"
-            error = ErrorRecord("resource", report, kind="cpu", limit=work.cpu_s)
+        elif worker.refusal is not None:
+            error = worker.refusal
+        elif work.cpu_s is not None and (how.signal == _SIGXCPU or how.cpu_s > worker.cpu_began_s + work.cpu_s):
+            error = _over_cpu(work.cpu_s)
         else:
             report = f"the worker process died under the task: {how}; it was not run again"
             error = ErrorRecord("worker-lost", report, signal=how.signal)
         return Done(work.number, None, error, 0.0, 0.0)
+
+
+def _over_cpu(most_s: float) -> ErrorRecord:
+    report = f"the task used more than its {most_s:g} s of processor time"
+    return ErrorRecord("resource", report, kind="cpu", limit=most_s)
+
+
+def _next_look_s(left_s: float) -> float:
+    """When to look again at a worker that may use so much more, with threads on every processor."""
+    return max(_CPU_LOOK_S, left_s / _PROCESSORS)
 
 
 def _may_follow(work: Work, worker: Worker) -> bool:

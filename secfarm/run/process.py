@@ -7,16 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 from collections import deque
-from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import MAX_VALUE_BYTES
@@ -26,39 +19,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+    from secfarm.run.cradle import Cradle, Exit, Terms
     from secfarm.run.pipe import Run
     from secfarm.task.outcome import Report
 
 _PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
-_HOLD_S: Final = 0.01  # stopping takes some microseconds
 _READ_BYTES: Final = 1 << 20
-_STOPPED_WITHIN_S: Final = 1.0
-
-# The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
-# so a package that was found through one of those is named to the worker, and nothing else is.
-_PATHS: Final = sorted({str(Path(__file__).parents[2]), str(Path(str(msgspec.__file__)).parents[1])})
-_BOOT: Final = (
-    "import os, sys; paths = sys.argv[3:]; sys.path[:0] = paths;"
-    "from secfarm.run.worker import main;"  # this tree's, whatever else is installed
-    "sys.path[:] = [*sys.path[len(paths):], *(p for p in paths if p not in sys.path[len(paths):])];"
-    "main(int(sys.argv[1]), int(sys.argv[2]), os.open('/proc/self/statm', os.O_RDONLY | os.O_CLOEXEC))"
-)
-
-
-@dataclass(slots=True)
-class Exit:
-    """How a worker process ended: by a signal, or by itself with a status."""
-
-    signal: int | None
-    status: int | None
-
-    def __str__(self) -> str:
-        if self.signal is None:
-            return f"it exited with status {self.status}"
-        try:
-            return f"it was ended by {signal.Signals(self.signal).name}"
-        except ValueError:
-            return f"it was ended by signal {self.signal}"
 
 
 class WorkerProcess:
@@ -70,6 +36,8 @@ class WorkerProcess:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        cradle: Cradle,
+        terms: Terms,
         on_report: Callable[[WorkerProcess, Report], None],
         on_exit: Callable[[WorkerProcess, Exit], None],
     ) -> None:
@@ -85,30 +53,20 @@ class WorkerProcess:
             with contextlib.suppress(PermissionError):  # over the user's pipe-user-pages-soft: smaller, so slower
                 fcntl(fd, F_SETPIPE_SZ, _PIPE_BYTES)
             os.set_blocking(fd, False)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, str(requests_read), str(results_write), *_PATHS],
-            env={},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            pass_fds=(requests_read, results_write),
-            start_new_session=True,  # a Ctrl-C on the server's terminal is the server's, not the task's
-        )
-        os.close(requests_read)
-        os.close(results_write)
         self._unsent: deque[memoryview] = deque()
         self._received = bytearray()
         self._open = True
-        # The end of the results pipe is not enough: a process that the task forked may hold it open.
-        self._pidfd = os.pidfd_open(self._process.pid)
-        loop.add_reader(self._pidfd, self._gone)
+        self._child = cradle.start(requests_read, results_write, terms, self._gone)
         loop.add_reader(self._results_read, self._readable)
 
     @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """Process id, once there is one."""
+        return self._child.pid
+
+    def cpu_s(self) -> float:
+        """Processor time that it has used, where only its cradle can tell; else 0."""
+        return self._child.cpu_s()
 
     def send(self, run: Run) -> bool:
         """Send a call; return whether it fits one packet, so that others may be queued behind it."""
@@ -167,10 +125,20 @@ class WorkerProcess:
             self.end()
         return True
 
-    def _gone(self) -> None:
+    def _gone(self, how: Exit) -> None:
         """The process has exited: its last reports are read, then it is over."""
         self._drain()
-        self.end()
+        self._deafen()
+        self._on_exit(self, how)
+        for fd in (self._requests_write, self._requests_back, self._results_read):
+            os.close(fd)
+
+    def _deafen(self) -> None:
+        """Take no more reports and send nothing more."""
+        self._open = False
+        self._unsent.clear()
+        self._loop.remove_reader(self._results_read)
+        self._loop.remove_writer(self._requests_write)
 
     def _drain(self) -> None:
         while self._open and self._readable():
@@ -199,36 +167,22 @@ class WorkerProcess:
         """
         if not self._open:
             return False
-        os.kill(self._process.pid, signal.SIGSTOP)
-        deadline_s = self._loop.time() + _HOLD_S
-        while os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            if self._loop.time() > deadline_s:
-                return False  # in an uninterruptible sleep of the kernel
-            os.sched_yield()
+        if not self._child.stop():
+            return False
         self._drain()
         return self._open
 
     def release(self) -> None:
         """Let a process that was held go on."""
         if self._open:
-            os.kill(self._process.pid, signal.SIGCONT)
+            self._child.go()
 
     def kill(self) -> None:
-        """End the process, and what it forked into its process group, now; `on_exit` follows after its last reports."""
-        if self._open:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """End the process, and what it started, now; `on_exit` follows after its last reports."""
+        self._child.kill()
 
     def end(self) -> None:
-        """End the process now, whatever it still wanted to report, and tell `on_exit`."""
-        if not self._open:
-            return
-        self.kill()
-        self._open = False
-        for fd in (self._results_read, self._pidfd):
-            self._loop.remove_reader(fd)
-        self._loop.remove_writer(self._requests_write)
-        status = self._process.wait()
-        self._on_exit(self, Exit(-status, None) if status < 0 else Exit(None, status))
-        for fd in (self._requests_write, self._requests_back, self._results_read, self._pidfd):
-            os.close(fd)
+        """End the process now, whatever it still wanted to report; `on_exit` is called once it is gone."""
+        if self._open:
+            self._deafen()
+            self._child.end()

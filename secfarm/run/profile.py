@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import KernelError
+from secfarm.limits import RESERVED_BYTES
 
 
 class ConfinementError(KernelError):
@@ -60,6 +61,7 @@ FULL: Final = Profile("full", frozenset(Layer), frozenset(Layer))
 # Nothing that needs mount or user namespaces: they are not to be had inside most containers.
 _CONTAINED: Final = frozenset(Layer) - _NAMESPACES - {Layer.SCRATCH}
 CONTAINER: Final = Profile("container", _CONTAINED, _CONTAINED)
+PROFILES: Final = {profile.name: profile for profile in (FULL, CONTAINER)}
 
 
 class Openings(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ class Openings(msgspec.Struct, frozen=True):
 class Bounds(msgspec.Struct, frozen=True):
     """What a worker may use in its whole life. Hard: it cannot raise them itself."""
 
-    memory_bytes: int = 2 << 30  # address space, beyond what it has when it is born
+    memory_bytes: int = (2 << 30) + RESERVED_BYTES  # address space, beyond what it has when it is born
     cpu_s: int | None = None
     processes: int = 64  # threads, and processes where those are open
     files: int = 256  # descriptors

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
-from secfarm.limits import MAX_ERROR_TEXT_BYTES
+from secfarm.limits import MAX_ERROR_TEXT_BYTES, RESERVED_BYTES
 from secfarm.run.compiler import Prepared
+from secfarm.run.exceeded import exceeded
 from secfarm.run.output import Output
 from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_report
 from secfarm.task import codec
@@ -30,21 +31,26 @@ from secfarm.task.program import decode_program
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from secfarm.run.profile import Bounds
     from secfarm.task.payload import ProgramText
 
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
-# Threads reserve addresses that they never touch, 64 MiB each; what counts is what is allocated.
-_RESERVED_BYTES: Final = 1 << 29
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
 
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self, write: Callable[[bytes], None], statm_fd: int) -> None:
-        """Begin with nothing; `write` takes the frames of what calls report while they run."""
+    def __init__(self, write: Callable[[bytes], None], statm_fd: int, bounds: Bounds | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            write: takes the frames of what calls report while they run.
+            bounds: which the kernel holds this process to; None: it is not confined.
+        """
+        self._bounds = bounds
         self._output = Output(write)
         self._statm_fd = statm_fd
         self._programs: dict[bytes, Prepared] = {}
@@ -60,7 +66,7 @@ class Worker:
         try:
             value = _encoded(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
-            error = _bounded(_record(call, raised))
+            error = _bounded(_record(call, raised, self._bounds))
             value = _before(raised)
         return Done(call.number, value, error, started_s, time.time(), self._output.end())
 
@@ -133,14 +139,10 @@ class _TaskRaisedError(Exception):
         self.before: list[object] = []
 
 
-def _record(call: Run, error: BaseException) -> ErrorRecord:
+def _record(call: Run, error: BaseException, bounds: Bounds | None) -> ErrorRecord:
     """Return what the client hears of an error."""
-    cause = error.cause if isinstance(error, _TaskRaisedError) else error
-    if call.memory_bytes is not None and isinstance(error, _TaskRaisedError) and _has_run_out(error):
-        report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
-        return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
     if isinstance(error, _TaskRaisedError):
-        return ErrorRecord("raised", *error.prepared.format_exception(cause))
+        return _raised_by_task(call, error, bounds)
     if isinstance(error, PythonVersionError):
         version = error.python_version
         return ErrorRecord(error.code, error.report, remote_type=error.remote_type, python_version=version)
@@ -153,17 +155,27 @@ def _record(call: Run, error: BaseException) -> ErrorRecord:
     return ErrorRecord("raised", report, report, type(error).__qualname__)
 
 
-def _has_run_out(error: _TaskRaisedError) -> bool:
-    """Whether an allocation failed, rather than a `raise` of the user's own text."""
-    if not isinstance(error.cause, MemoryError):
-        return False
+def _raised_by_task(call: Run, error: _TaskRaisedError, bounds: Bounds | None) -> ErrorRecord:
+    is_own, function = _raised_in(error)
+    if not is_own:
+        if call.memory_bytes is not None and isinstance(error.cause, MemoryError):
+            report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
+            return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
+        if bounds is not None and (record := exceeded(error.cause, function, bounds)) is not None:
+            return record
+    return ErrorRecord("raised", *error.prepared.format_exception(error.cause))
+
+
+def _raised_in(error: _TaskRaisedError) -> tuple[bool, str]:
+    """Return whether a `raise` of the user's own text raised it, and the function where it was raised."""
     innermost = error.cause.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
     if innermost is None:
-        return True
+        return False, ""
     code = innermost.tb_frame.f_code
-    return code.co_filename not in error.prepared.files or code.co_code[innermost.tb_lasti] != _RAISE
+    is_own = code.co_filename in error.prepared.files and code.co_code[innermost.tb_lasti] == _RAISE
+    return is_own, code.co_name
 
 
 def _bounded(record: ErrorRecord) -> ErrorRecord:
@@ -220,7 +232,7 @@ def _limit_memory(memory_bytes: int | None, statm_fd: int) -> None:
     allocated = addresses = resource.RLIM_INFINITY
     if memory_bytes is not None:
         pages = os.pread(statm_fd, 256, 0).split()
-        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + _RESERVED_BYTES
+        addresses = int(pages[0]) * resource.getpagesize() + memory_bytes + RESERVED_BYTES
         allocated = int(pages[5]) * resource.getpagesize() + memory_bytes
     _set_limit(resource.RLIMIT_DATA, allocated)
     _set_limit(resource.RLIMIT_AS, addresses)
@@ -270,15 +282,16 @@ class _Pipe:
                 view = view[os.write(self._fd, view) :]
 
 
-def main(requests_fd: int, results_fd: int, statm_fd: int) -> None:
+def main(requests_fd: int, results_fd: int, statm_fd: int, bounds: Bounds | None = None) -> None:
     """Serve until the daemon closes the request pipe or ends this process.
 
     Args:
         statm_fd: this process's /proc/self/statm; where it is confined there is no /proc to open it in.
+        bounds: which it is held to, where it is confined.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
     write = _Pipe(results_fd).write
-    run: Callable[[Run], Done] = Worker(write, statm_fd).run
+    run: Callable[[Run], Done] = Worker(write, statm_fd, bounds).run
     write(encode_report(Done(0, b"", None, 0.0, 0.0)))
     while (body := _read_frame(requests_fd)) is not None:
         write(encode_report(run(decode_run(body))))

@@ -153,7 +153,7 @@ class Zygote:
                 os._exit(1)
             _reseed()
             sys.argv = ["worker", str(_REQUESTS), str(_RESULTS)]
-            worker.main(_REQUESTS, _RESULTS, _STATM)
+            worker.main(_REQUESTS, _RESULTS, _STATM, bounds)
             status = 0
         finally:
             os._exit(status)

@@ -47,6 +47,10 @@ class Limits:
     memory_bytes: int | None = None
     output_bytes: int | None = None
     tasks: int = MAX_OUTSTANDING_TASKS  # outstanding at once
+    processes: int | None = None  # threads, and processes where those are open
+    files: int | None = None  # descriptors at once
+    scratch_bytes: int | None = None
+    scratch_files: int | None = None
 
     def wall_for(self, asked_s: float | None) -> float | None:
         """Return the smaller of what is asked and what is granted, in seconds.
@@ -81,6 +85,9 @@ class Confine:
     isolation: Isolation = Isolation.SESSION
     network: bool = False
     read: tuple[str, ...] = ()
+    subprocesses: bool = False
+    generated_code: bool = False
+    numpy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +254,10 @@ def _limits(table: Table | None) -> Limits:
         memory_bytes=table.count("memory_bytes"),
         output_bytes=table.count("output_bytes"),
         tasks=table.count("tasks") or MAX_OUTSTANDING_TASKS,
+        processes=table.count("processes"),
+        files=table.count("files"),
+        scratch_bytes=table.count("scratch_bytes"),
+        scratch_files=table.count("scratch_files"),
     )
     table.finish()
     return limits
@@ -262,6 +273,13 @@ def _confine(table: Table | None) -> Confine:
     for path in read:
         if not path.startswith("/"):
             raise table.fault("read", f"read must list absolute paths, not {path!r}")
-    confine = Confine(Isolation(word), network=table.flag("network", default=False), read=read)
+    confine = Confine(
+        Isolation(word),
+        network=table.flag("network", default=False),
+        read=read,
+        subprocesses=table.flag("subprocesses", default=False),
+        generated_code=table.flag("generated_code", default=False),
+        numpy=table.flag("numpy", default=False),
+    )
     table.finish()
     return confine

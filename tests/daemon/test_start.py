@@ -10,7 +10,7 @@ import pytest
 
 from secfarm.disk.config import load_server_config
 from secfarm.errors import ConfigError, KernelError, KeyFileError, SecfarmError, TrustFileError, VerifyError
-from secfarm.run.process import _BOOT
+from secfarm.run.cradle import _BOOT
 from tests.daemon.site import ADA, Client, ServerProcess, Serving, Site, client
 
 
@@ -123,7 +123,7 @@ def _is_ours(pid: str) -> bool:
 def test_workers_that_do_not_start_are_an_error_and_no_endless_loop(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secfarm.run.process._BOOT", "raise SystemExit(7)")
+    monkeypatch.setattr("secfarm.run.cradle._BOOT", "raise SystemExit(7)")
     assert _BOOT
     with pytest.raises(KernelError, match="status 7"):
         Serving(site)

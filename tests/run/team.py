@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from secfarm.run.cradle import PlainCradle
 from secfarm.run.crew import Crew, Work
 from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
@@ -44,7 +45,7 @@ async def _run(size: int, test: Callable[[WorkerPool], Awaitable[None]]) -> None
     loop = asyncio.get_running_loop()
     broken: list[dict[str, object]] = []
     loop.set_exception_handler(lambda _, context: broken.append(context))
-    pool = WorkerPool(loop, size)
+    pool = WorkerPool(loop, size, PlainCradle(loop))
     try:
         async with asyncio.timeout(DEADLINE_S):
             await pool.ready()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from secfarm.errors import KernelError
+from secfarm.run.cradle import PlainCradle
 from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
@@ -530,7 +531,7 @@ def test_who_waits_for_the_first_worker_hears_that_the_pool_was_closed() -> None
     """A server that is told to end while it starts ends."""
 
     async def main() -> None:
-        pool = WorkerPool(asyncio.get_running_loop(), 1)
+        pool = WorkerPool(asyncio.get_running_loop(), 1, PlainCradle(asyncio.get_running_loop()))
         ready = asyncio.ensure_future(pool.ready())
         await asyncio.sleep(0)
         pool.close()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from secfarm.run.cradle import DEFAULT, Exit, PlainCradle
 from secfarm.run.pipe import Run
-from secfarm.run.process import Exit, WorkerProcess
+from secfarm.run.process import WorkerProcess
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.outcome import Done
@@ -25,8 +26,9 @@ class Seen:
         self.dones: asyncio.Queue[Done] = asyncio.Queue()
         self.exits: list[Exit] = []
         self.gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
         self.process = WorkerProcess(
-            asyncio.get_running_loop(), lambda _, done: self.dones.put_nowait(done), self.on_exit
+            loop, PlainCradle(loop), DEFAULT, lambda _, done: self.dones.put_nowait(done), self.on_exit
         )
 
     def on_exit(self, process: WorkerProcess, how: Exit) -> None:

@@ -1,0 +1,53 @@
+"""What `secfarm doctor` says of confinement: each layer, by engaging it, and whether it holds, by trying to escape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from secfarm.cli.doctor import Finding, Level
+from secfarm.errors import ExitStatus
+from secfarm.run.nursery import Nursery
+from secfarm.run.probe import probe
+from secfarm.run.profile import PROFILES, ConfinementError, LayerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READY_S = 30.0
+
+
+def confinement_findings(profile: str, *, serves: bool) -> Iterator[Finding]:
+    """Yield what became of each layer of a profile on this machine.
+
+    Args:
+        serves: there is a server's configuration, so what is missing is a failure and no warning.
+    """
+    nursery = Nursery(PROFILES[profile])
+    bad, status = (Level.FAIL, ExitStatus.MISSING) if serves else (Level.WARN, ExitStatus.OK)
+    subject = "confinement"
+    try:
+        try:
+            states = nursery.wait_ready(_READY_S)
+        except ConfinementError as error:
+            yield from [_layer(state, bad, status) for state in nursery.missed]
+            if not any(state.required and not state.engaged for state in nursery.missed):
+                yield Finding(bad, subject, str(error), "", status)
+            return
+        yield from [_layer(state, bad, status) for state in states]
+        try:
+            attempts = probe(nursery)
+        except ConfinementError as error:
+            yield Finding(bad, subject, str(error), "do not serve on this machine", status)
+            return
+        yield Finding(Level.OK, subject, f"profile {profile}; {len(attempts)} escapes were tried in vain")
+    finally:
+        nursery.close()
+
+
+def _layer(state: LayerState, bad: Level, status: ExitStatus) -> Finding:
+    text = f"{state.layer}: {state.why}"
+    if state.engaged:
+        return Finding(Level.WARN if state.remedy else Level.OK, "layer", text, state.remedy)
+    if not state.required:
+        return Finding(Level.OK, "layer", f"{state.layer}: not engaged, {state.why}")
+    return Finding(bad, "layer", f"{state.layer}: missing, {state.why}", state.remedy, status)
