@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from secfarm.task.outcome import Report
 
 _PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
-_HOLD_S: Final = 0.01  # stopping takes some microseconds
+_HOLD_S: Final = 0.1  # stopping takes some microseconds; on a busy machine the process must get its turn first
+_MAX_REPORT_BYTES: Final = MAX_VALUE_BYTES + (64 << 20)  # a result, and what was printed
 _READ_BYTES: Final = 1 << 20
 _STOPPED_WITHIN_S: Final = 1.0
 
@@ -181,7 +182,7 @@ class WorkerProcess:
         try:
             while len(received) - start >= LENGTH.size:
                 (size,) = LENGTH.unpack_from(received, start)
-                if size > MAX_VALUE_BYTES:
+                if size > _MAX_REPORT_BYTES:
                     raise ProtocolError(f"a worker announced a report of {size} bytes; the worker is ended")
                 end = start + LENGTH.size + size
                 if len(received) < end:
