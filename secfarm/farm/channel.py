@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -27,7 +28,7 @@ class Channel:
         Args:
             fixed_capacity: how many tasks may be submitted and not yet received; `submit` blocks beyond it.
         """
-        if fixed_capacity is not None and fixed_capacity < 1:
+        if fixed_capacity is not None and operator.index(fixed_capacity) < 1:
             raise ValueError(f"fixed_capacity is at least 1, not {fixed_capacity}")
         self.kernel = kernel
         self._done: deque[concurrent.futures.Future[object]] = deque()
@@ -73,7 +74,9 @@ class Channel:
     ) -> concurrent.futures.Future[object] | None:
         """Return the next task that is done; None when there is none in time, or none is to be waited for."""
         with self._changed:
-            self._changed.wait_for(lambda: self._done or is_over(), timeout_s)
+            # Longer than the system can count (`math.inf`) is for ever.
+            limit_s = None if timeout_s is None or timeout_s > threading.TIMEOUT_MAX else timeout_s
+            self._changed.wait_for(lambda: self._done or is_over(), limit_s)
             if not self._done:
                 return None
             future = self._done.popleft()

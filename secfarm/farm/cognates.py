@@ -42,7 +42,7 @@ def rows_of(sequences: tuple[Iterable[object], ...], size: int | None) -> list[R
 
 
 def _check_size(size: int | None) -> None:
-    if size is not None and size < 0:
+    if size is not None and operator.index(size) < 0:
         raise ValueError(f"size is at least 0, not {size}")
 
 

@@ -9,11 +9,11 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from secfarm.errors import KernelError
+from secfarm.errors import KernelError, ValueTransferError
 from secfarm.farm.loop import in_background, wait_for
 from secfarm.farm.receipts import receipt_of
 from secfarm.farm.shown import html_table
-from secfarm.limits import MAX_CATEGORY_CHARS
+from secfarm.limits import MAX_CATEGORY_CHARS, MAX_VALUE_BYTES
 from secfarm.task.payload import Priority
 from secfarm.trust.receipt import OK
 
@@ -223,6 +223,12 @@ class Submission:
     future: Future[object] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        size_bytes = max(len(self.arguments), len(self.values or b""))
+        if size_bytes > MAX_VALUE_BYTES:
+            raise ValueTransferError(
+                f"the arguments, or the values that the task captured, have {size_bytes} bytes, at most "
+                f"{MAX_VALUE_BYTES} can travel; nothing was sent. Send them in several tasks"
+            )
         self.future = (LiveFuture if self.options.is_live else Future)(self, self.cancel)
 
     def again(self) -> Submission:

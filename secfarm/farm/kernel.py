@@ -111,7 +111,7 @@ class Kernel(concurrent.futures.Executor):
                 "local_kernel()"
             )
         self.name = name
-        self._closed = False
+        self._closed = self._inherited = False
         self._lock = threading.Lock()
         self._task_ids = itertools.count()
         self._task_prefix = os.urandom(8)
@@ -173,7 +173,7 @@ class Kernel(concurrent.futures.Executor):
             dry_run=dry_run,
         )
         if self._closed:
-            raise KernelError(f"kernel {self.name!r} was shut down; the task was not sent")
+            raise KernelError(f"kernel {self.name!r} {self._why_closed()}; the task was not sent")
         self._dispatch.submit(submission)
         return submission.future
 
@@ -272,7 +272,7 @@ class Kernel(concurrent.futures.Executor):
     def broadcast(self, task: Callable[..., T] | str, /, *args: object, **kwargs: object) -> list[T]:
         """Run a task once on every worker and return the results; what its `global` statements define stays there."""
         if self._closed:
-            raise KernelError(f"kernel {self.name!r} was shut down; the task was not broadcast")
+            raise KernelError(f"kernel {self.name!r} {self._why_closed()}; the task was not broadcast")
         program, values = _captured(task)
         submission = Submission(
             b"",
@@ -326,7 +326,7 @@ class Kernel(concurrent.futures.Executor):
         on_output: Callable[[str, str], object] | None = None,
         on_progress: Callable[[float, float, str], object] | None = None,
     ) -> KernelView:
-        """Return a view of this kernel whose tasks have these settings.
+        """Return a view of this kernel whose tasks have these settings; a view of a view has those of both.
 
         Args:
             timeout_s: a task that runs longer is killed.
@@ -366,6 +366,11 @@ class Kernel(concurrent.futures.Executor):
         """Whether it was shut down."""
         return self._closed
 
+    def _why_closed(self) -> str:
+        if self._inherited:
+            return "is that of the process that forked this one, which has to make its own"
+        return "was shut down"
+
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the kernel has been shut down; the last one registered comes first."""
         self._on_close.callback(callback)
@@ -374,6 +379,8 @@ class Kernel(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's
         """Take no more tasks; the meaning of the arguments is `Executor.shutdown`'s. Twice is no error."""
+        if self._inherited:
+            return
         with self._lock:
             first, self._closed = not self._closed, True
         if not first and not wait:
@@ -408,7 +415,8 @@ class Kernel(concurrent.futures.Executor):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         self._current.close()
-        if exc_type is not None:  # nobody will look at what is under way, and a server that is gone would be waited for
+        # Nobody will look at what is under way, and a server that is gone would be waited for.
+        if exc_type is not None and not self._inherited:
             error = KernelError(f"kernel {self.name!r} was left by {exc_type.__name__}; the task has no result")
             background_loop().call_soon_threadsafe(self._dispatch.drop, error)
         self.shutdown(wait=True)
@@ -441,7 +449,14 @@ def _end_all() -> None:
         kernel.shutdown()
 
 
-os.register_at_fork(after_in_child=_not_ended.clear)  # a forked child has the sessions' keys, but not the sessions
+def _disown() -> None:
+    """A forked child has the sessions' keys, but not the sessions: what it did with them would break the parent's."""
+    for kernel in _not_ended:
+        kernel._closed = kernel._inherited = True  # noqa: SLF001 - not by `shutdown`, which would end the parent's
+    _not_ended.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def make_kernel(

@@ -75,6 +75,7 @@ class LocalServers:
         wanted = [parse_address(address, listening=True) for address in addresses]
         self.folder = folder or Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.addresses: list[str] = []
+        self._owner = os.getpid()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lifeline_read, self._lifeline = os.pipe()
         client = SigningKey.from_seed(os.urandom(32))
@@ -150,7 +151,7 @@ class LocalServers:
 
     def close(self) -> None:
         """End the daemons and remove their folder. Twice is no error."""
-        if self._lifeline < 0:
+        if self._lifeline < 0 or self._owner != os.getpid():  # a forked child leaves the parent's alone
             return
         os.close(self._lifeline)
         os.close(self._lifeline_read)
@@ -162,6 +163,9 @@ class LocalServers:
                 process.kill()
                 process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __repr__(self) -> str:
+        return f"<secfarm.LocalServers on {', '.join(self.addresses)}{', closed' * (self._lifeline < 0)}>"
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,19 @@ from secfarm.trust.receipt import OK, Receipt, check_receipt, digest_of, receipt
 from secfarm.trust.store import KnownServers
 
 if TYPE_CHECKING:
-    import os
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     from secfarm.auth.base import Peer
     from secfarm.farm.future import Future, Submission
     from secfarm.sign.keys import Verifier
+    from secfarm.trust.store import KnownServer
     from secfarm.wire.messages import Outcome, Results
 
-    Known: TypeAlias = "KnownServers | str | os.PathLike[str] | SharedSecret | Ed25519AuthClient | SharedSecretAuth"
+    Known: TypeAlias = (
+        "KnownServers | Sequence[KnownServer] | str | os.PathLike[str] | SharedSecret | Ed25519AuthClient "
+        "| SharedSecretAuth"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,9 @@ def verify_receipt(receipt: Receipt | bytes, known_servers: Known) -> Receipt:
 
     Args:
         receipt: `Future.receipt`, or its bytes.
-        known_servers: a `KnownServers`, the path of a `known_servers` file, or a client's auth. For sessions by shared
-            secret, the `SharedSecret` or `SharedSecretAuth`: such a receipt proves something to us alone, for the
-            client could have made it as well.
+        known_servers: a `KnownServers` or its entries, the path of a `known_servers` file, or a client's auth. For
+            sessions by shared secret, the `SharedSecret` or `SharedSecretAuth`: such a receipt proves something to us
+            alone, for the client could have made it as well.
 
     Raises:
         UntrustedKeyError: signed by a key that is in no line of it.
@@ -101,6 +106,8 @@ def _keys(known: Known) -> list[Verifier]:
         return [known]
     if isinstance(known, SharedSecretAuth):
         return [one if isinstance(one, SharedSecret) else read_secret(one) for one in known.secrets]
-    if not isinstance(known, KnownServers):
+    if isinstance(known, str | os.PathLike):
         known = read_known_servers(known)
+    if not isinstance(known, KnownServers):
+        known = KnownServers(known)
     return [entry.key for entry in known.entries]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import operator
 import queue
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -109,8 +110,9 @@ class Siblings:
 
         Raises:
             ValueError: `parts` is less than 1.
+            TypeError: it is no whole number.
         """
-        if parts is not None and parts < 1:
+        if parts is not None and operator.index(parts) < 1:
             raise ValueError(f"parts is at least 1, not {parts}")
         if parts is None:
             parts = -(-len(rows) // self._kernel._chunk_size(len(rows), settings))  # noqa: SLF001 - same façade

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
 from secfarm.farm.current import task_settings
 
@@ -32,9 +32,33 @@ class KernelView:
         """As `Kernel.submit`."""
         return cast("Future[T]", self._kernel._submit(task, args, kwargs, self._options(task)))  # noqa: SLF001
 
-    def run(self, task: Callable[P, T] | str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Submit, wait, and return the result."""
-        return self.submit(task, *args, **kwargs).result()
+    def run(
+        self, task: Callable[..., T] | str, /, *args: object, timeout_s: float | None = None, **kwargs: object
+    ) -> T:
+        """As `Kernel.run`."""
+        view = self if timeout_s is None else self.options(timeout_s=timeout_s)
+        return view.submit(task, *args, **kwargs).result()
+
+    def options(
+        self,
+        *,
+        timeout_s: float | None = None,
+        category: str | None = None,
+        priority: Literal["default", "low"] | None = None,
+        memory_bytes: int | None = None,
+        on_output: Callable[[str, str], object] | None = None,
+        on_progress: Callable[[float, float, str], object] | None = None,
+    ) -> KernelView:
+        """As `Kernel.options`, with the settings of this view where none is given."""
+        view = self._kernel.options(
+            timeout_s=timeout_s,
+            category=category,
+            priority=priority,
+            memory_bytes=memory_bytes,
+            on_output=on_output,
+            on_progress=on_progress,
+        )
+        return KernelView(self._kernel, self._settings | view._settings)  # noqa: SLF001 - another view
 
     def map(
         self,

@@ -179,8 +179,12 @@ class Crew:
             self.close()
 
     def kill(self, category: str, error: ErrorRecord, *, dry_run: bool) -> int:
-        """Kill the running calls of a category and return how many there were; waiting ones stay."""
-        hit = [worker for worker in self.workers if worker.queue and worker.queue[0].category == category]
+        """Kill the running calls of a category and return how many there were; waiting ones stay.
+
+        One that was killed already, and whose worker is not gone yet, is not counted again.
+        """
+        running = [worker for worker in self.workers if worker.queue and worker.verdict is None]
+        hit = [worker for worker in running if worker.queue[0].category == category]
         return len(hit) if dry_run else sum([self._pool.kill(worker, error) for worker in hit])
 
     def change(self, terms: Terms, error: ErrorRecord, *, single_use: bool) -> bool:

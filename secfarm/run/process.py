@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secfarm.task.outcome import Report
 
 _PIPE_BYTES: Final = 1 << 20  # /proc/sys/fs/pipe-max-size for ordinary users: 256 packets
+_MAX_REPORT_BYTES: Final = MAX_VALUE_BYTES + (64 << 20)  # a result, and what was printed
 _READ_BYTES: Final = 1 << 20
 
 
@@ -149,7 +150,7 @@ class WorkerProcess:
         try:
             while len(received) - start >= LENGTH.size:
                 (size,) = LENGTH.unpack_from(received, start)
-                if size > MAX_VALUE_BYTES:
+                if size > _MAX_REPORT_BYTES:
                     raise ProtocolError(f"a worker announced a report of {size} bytes; the worker is ended")
                 end = start + LENGTH.size + size
                 if len(received) < end:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from secfarm.errors import MissingModulesError, ProtocolError, PythonVersionError, SecfarmError, ValueTransferError
-from secfarm.limits import MAX_ERROR_TEXT_BYTES, RESERVED_BYTES
+from secfarm.limits import MAX_ERROR_TEXT_BYTES, MAX_VALUE_BYTES, RESERVED_BYTES
 from secfarm.run.compiler import Prepared
 from secfarm.run.exceeded import exceeded
 from secfarm.run.output import Output
@@ -193,10 +193,13 @@ def _encoded(result: object) -> bytes:
     """Return the bytes of a result.
 
     Raises:
-        ValueTransferError: a part of it cannot travel.
+        ValueTransferError: a part of it cannot travel, or it is too large.
     """
     try:
-        return codec.encode(result)
+        encoded = codec.encode(result)
+        if len(encoded) > MAX_VALUE_BYTES:
+            raise ValueTransferError(f"value has {len(encoded)} bytes, at most {MAX_VALUE_BYTES} can travel")
+        return encoded
     except ValueTransferError as error:
         reason = str(error).removesuffix("; nothing was sent")
         if reason.startswith("value"):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -70,7 +71,8 @@ def test_try_receive_waits_as_long_as_it_is_told(one_kernel, gate: Gate) -> None
     assert try_receive_result(channel) == (None, False)
     assert try_receive_result(channel, timeout_s=0.01) == (None, False)
     gate.open()
-    assert try_receive_result(channel, timeout_s=WAIT_S) == (None, True)
+    assert try_receive_result(channel, timeout_s=math.inf) == (None, True)
+    assert try_receive_result(channel, timeout_s=-1) == (None, False)
     assert try_receive_result(channel, timeout_s=0) == (None, False)
 
 
@@ -129,6 +131,12 @@ def test_capacity_is_reached_before_anything_is_received(one_kernel) -> None:
     assert blocked.is_alive()
     assert sorted([channel.receive(), channel.receive(), channel.receive()]) == [1, 4, 9]
     blocked.join()
+
+
+@pytest.mark.parametrize(("capacity", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_a_capacity_is_a_whole_number_from_1_on(one_kernel, capacity, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        one_kernel.channel(fixed_capacity=capacity)
 
 
 def test_what_is_refused_at_submit_takes_no_room(one_kernel) -> None:

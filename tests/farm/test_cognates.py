@@ -145,6 +145,8 @@ def test_parts_says_how_many_pieces(one_kernel, monkeypatch, parts, tasks) -> No
 def test_numbers_out_of_range_are_refused(number) -> None:
     with pytest.raises(ValueError, match="at least"):
         pmapcar(add, [1, 2], **number)
+    with pytest.raises(TypeError):
+        pmapcar(add, [1, 2], **dict.fromkeys(number, 1.5))
 
 
 # --- into -------------------------------------------------------------------------------------------------------------

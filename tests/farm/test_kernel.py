@@ -154,6 +154,10 @@ def test_options_are_a_view_with_the_settings_of_its_tasks(one_kernel: Kernel) -
     assert view.submit(mul, 2, 3).result(WAIT_S) == 6
     assert list(view.map(mul, [1, 2], [3, 4])) == [3, 8]
     assert one_kernel.run(time.sleep, 0.1) is None, "the kernel itself is as before"
+    with pytest.raises(TaskTimeoutError):
+        view.options(category="other").run(time.sleep, 60)
+    assert view.options(timeout_s=WAIT_S).run(time.sleep, 0.1) is None
+    assert view.run(mul, 2, y=3, timeout_s=WAIT_S) == 6
     with pytest.raises(ValueError, match="urgent"):
         one_kernel.options(priority="urgent")
 
@@ -633,7 +637,57 @@ def test_the_interpreter_does_not_end_before_its_tasks(tmp_path: Path, how: str)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("secfarm-")] == []
 
 
+_FORKED = """
+import os, sys, secfarm
+with secfarm.start_local_servers(["127.0.0.1:0"], workers=1) as servers, \\
+        secfarm.local_kernel(workers=1) as kernel, secfarm.Kernel(servers.addresses, auth=servers.auth) as other:
+    assert (kernel.run(len, []), other.run(len, [])) == (0, 0)
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        try:
+            assert secfarm.current_kernel() is None
+            for ask in (kernel.submit, kernel.broadcast, other.submit):
+                try:
+                    ask(len, [])
+                except secfarm.KernelError as error:
+                    assert "forked" in str(error), error
+                else:
+                    os._exit(1)
+            kernel.shutdown()
+        finally:
+            sys.exit(7)
+    assert os.waitpid(child, 0)[1] >> 8 == 7
+    assert (kernel.run(len, [1]), other.run(len, [1]), os.path.exists(servers.folder)) == (1, 1, True)
+"""
+
+
+def test_a_forked_child_has_no_kernel_and_leaves_the_parents_alone(tmp_path: Path) -> None:
+    """It would wait for ever for answers that come to the parent, and at its end remove the parent's socket."""
+    script = tmp_path / "script.py"
+    script.write_text(_FORKED)
+    ended = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 # --- values that the executor must not mind -------------------------------------------------------------------------
+
+
+def test_what_is_too_large_to_travel_is_refused_before_it_is_sent(one_kernel: Kernel, monkeypatch) -> None:
+    monkeypatch.setattr("secfarm.farm.future.MAX_VALUE_BYTES", 1000)
+    text = "x" * 1001
+    for task, argument in ((len, text), (lambda _: text, "")):
+        with pytest.raises(ValueTransferError, match="1000 can travel; nothing was sent"):
+            one_kernel.submit(task, argument)
+    with pytest.raises(ValueTransferError, match="1000"):
+        one_kernel.broadcast(len, text)
+    assert one_kernel.run(len, text[:900]) == 900
 
 
 def test_an_argument_that_cannot_travel_is_refused_and_the_kernel_goes_on(one_kernel: Kernel) -> None:

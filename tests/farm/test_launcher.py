@@ -127,6 +127,7 @@ def test_start_local_servers_gives_addresses_and_auth(temporary: Path) -> None:
     with start_local_servers(addresses, workers=1) as servers:
         assert servers.addresses[1] == f"unix:{temporary}/sock"
         assert len({*servers.addresses}) == 3
+        assert servers.addresses[0] in repr(servers)
         assert all(ping(address, auth=servers.auth) for address in servers.addresses)
         with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:
             assert kernel.worker_count == 3

@@ -55,6 +55,11 @@ def test_a_result_has_a_receipt_that_stands_alone(way: str, daemon: Daemon, kern
     assert before_s - 1 <= receipt.started_s <= receipt.ended_s <= time.time() + 1
     assert receipt.key_id.startswith("HMAC:" if way.endswith("secret") else "SHA256:")
     assert verify_receipt(receipt, daemon.auth) == verify_receipt(bytes(receipt), daemon.auth) == receipt
+    if isinstance(daemon.auth, Ed25519AuthClient):
+        assert isinstance(daemon.auth.known_servers, KnownServers)
+        assert verify_receipt(receipt, list(daemon.auth.known_servers.entries)) == receipt
+    with pytest.raises(UntrustedKeyError):
+        verify_receipt(receipt, [])
 
 
 def test_every_outcome_has_one(kernel: Kernel) -> None:

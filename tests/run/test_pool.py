@@ -115,6 +115,8 @@ async def test_a_killed_call_ends_with_the_killers_words(pool: WorkerPool, held:
     assert crew.kill("etl", KILLED, dry_run=True) == 1
     assert not future.done()
     assert crew.kill("etl", KILLED, dry_run=False) == 1
+    assert crew.kill("etl", KILLED, dry_run=True) == 0, "it is doomed, although its process is not gone yet"
+    assert crew.kill("etl", KILLED, dry_run=False) == 0
     assert (await future).error == KILLED
     assert await run(crew, abs, -1) == 1
     assert crew.categories() == [None]

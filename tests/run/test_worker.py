@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from secfarm.errors import ValueTransferError
 from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import Run
 from secfarm.run.pool import WorkerPool
-from secfarm.run.worker import Worker
+from secfarm.run.worker import Worker, _encoded
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.deftask import task_from_source
@@ -363,3 +364,11 @@ async def test_the_traceback_shows_the_clients_file_and_line_and_no_frame_of_our
     assert "    return a / b\n" in done.error.description
     assert "secfarm" not in done.error.description.replace(str(tmp_path), "")
     assert done.error.report == "ZeroDivisionError: division by zero"
+
+
+def test_a_result_that_is_too_large_is_told_instead_of_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server would take such a report for an attack and end the worker."""
+    monkeypatch.setattr("secfarm.run.worker.MAX_VALUE_BYTES", 1000)
+    with pytest.raises(ValueTransferError, match="cannot come back: result has 1004 bytes, at most 1000"):
+        _encoded("x" * 1001)
+    assert codec.decode(_encoded("x" * 900)) == "x" * 900
