@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-_HOLD_S: Final = 0.01  # stopping takes some microseconds
+_HOLD_S: Final = 0.1  # stopping takes some microseconds; on a busy machine the process must get its turn first
 
 # The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
 # so a package that was found through one of those is named to the worker, and nothing else is.
