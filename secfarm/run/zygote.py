@@ -233,6 +233,7 @@ def _receive(control: _socket.socket) -> tuple[bytes, list[int]]:
 
 def main(control_fd: int) -> None:
     """Confine this process, then serve."""
+    os.umask(0o022)  # the server's may be stricter, and workers of other uids could not enter the root that is made
     control = _socket.socket(fileno=control_fd)
     data, _ = _receive(control)
     if not data:

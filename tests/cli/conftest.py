@@ -68,9 +68,16 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @dataclass(frozen=True)
 class Site:
-    """The files of a server and of two clients: ada may run and administrate, eve is known and may nothing."""
+    """The files of a server and of two clients: ada may run and administrate, eve is known and may nothing.
+
+    Tasks of ada may read what is in `shown`.
+    """
 
     folder: Path
+
+    @property
+    def shown(self) -> Path:
+        return self.folder / "shown"
 
     @property
     def server_toml(self) -> Path:
@@ -88,6 +95,9 @@ may = ["run", "admin"]
 
 [grant.limits]
 wall_s = 30
+
+[grant.confine]
+read = ["SHOWN"]
 """
 
 
@@ -98,7 +108,7 @@ def make_site(folder: Path) -> Site:
     files = {
         "allowed_signers": f"ada@laptop {keys['ada']}\neve@laptop {keys['eve']}\n",
         "known_servers": f"127.0.0.1:* {keys['server']}\n",
-        "policy.toml": POLICY,
+        "policy.toml": POLICY.replace("SHOWN", str(folder / "shown")),
         "server.toml": 'name = "node1"\nlisten = ["127.0.0.1:0"]\nworkers = 1\nkey = "server"\npolicy = "policy.toml"\n'
         'allowed_signers = "allowed_signers"\naudit = "audit.jsonl"\nstate = "state"\n',
         **{f"{name}.toml": f'key = "{name}"\nknown_servers = "known_servers"\n' for name in ("ada", "eve", "mallory")},
@@ -106,7 +116,9 @@ def make_site(folder: Path) -> Site:
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
         (folder / name).chmod(0o600)
-    return Site(folder)
+    site = Site(folder)
+    site.shown.mkdir(mode=0o755)
+    return site
 
 
 @pytest.fixture(scope="session")

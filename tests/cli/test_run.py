@@ -112,7 +112,7 @@ def test_a_task_that_raises_shows_the_lines_of_the_client(
     ("arguments", "status", "words"),
     [
         (["-e", "time.sleep(60)", "--timeout", "0.3"], ExitStatus.TIMED_OUT, "0.3 s"),
-        (["-e", "os.kill(os.getpid(), 9)"], ExitStatus.KILLED, "SIGKILL"),
+        (["-e", "os._exit(9)"], ExitStatus.KILLED, "status 9"),
         (["-e", "undefined"], ExitStatus.TASK_RAISED, "NameError"),
         (["-e", "1 +"], ExitStatus.USAGE, "is not an expression"),
         (["-e", "1", "2"], ExitStatus.USAGE, "only a lambda takes ARGs"),
@@ -178,38 +178,34 @@ def test_without_servers_one_is_started_here_and_that_is_said(secfarm: Secfarm, 
 
 
 def test_an_interrupt_ends_the_task_and_is_status_130(
-    site: Site, address: str, tmp_path: Path, secfarm: Secfarm
+    site: Site, address: str, tmp_path: Path, secfarm: Secfarm, tasks: Path
 ) -> None:
-    """The task says through a pipe that it runs; its writing end closes when it was killed."""
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
+    """The task says that it runs; the server has one worker, which is free again when it was killed."""
     file = tmp_path / "task.py"
-    file.write_text(
-        "import time\ndef main(path):\n    with open(path, 'w') as pipe:\n        pipe.write('on\\n')\n"
-        "        pipe.flush()\n        time.sleep(600)\n"
-    )
-    command = [*COMMAND, "run", str(file), str(fifo), "--on", address]
+    file.write_text("import time\ndef main():\n    print('on')\n    time.sleep(600)\n")
+    command = [*COMMAND, "run", str(file), "--on", address]
     with subprocess.Popen(
         command,
         env=os.environ | site.client(),
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - whoever runs us may ignore it
     ) as process:
-        with fifo.open() as pipe:
-            assert pipe.readline() == "on\n"
-            process.send_signal(signal.SIGINT)
-            assert pipe.read() == ""
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == ExitStatus.INTERRUPTED
     assert err.strip().startswith("secfarm: interrupted\nhint: ")
+    assert secfarm("run", f"{tasks}::add", "1", "2", "--on", address, env=site.client()).stdout == "3\n"
 
 
 def test_what_the_task_prints_is_shown_while_it_runs_on_the_stream_that_it_meant(
     tmp_path: Path, site: Site, address: str
 ) -> None:
     """Escaped. The task ends when the test has read its first line."""
-    go = tmp_path / "go"
+    go = site.shown / "go"
     os.mkfifo(go)
     file = tmp_path / "live.py"
     file.write_text(

@@ -112,11 +112,20 @@ def test_a_role_that_is_killed_costs_no_task(roles: Roles, role: str) -> None:
         assert runs(results) == 100  # the keeper kept results and the task that was running
 
 
+@deftask
+def sleep_aloud() -> None:
+    import time
+
+    print("on")
+    time.sleep(60)
+
+
 def test_the_end_of_the_zygote_leaves_no_worker_behind(roles: Roles) -> None:
     with roles.kernel() as kernel:
-        sleeping = kernel.submit("time:sleep", 60)
-        kernel.submit("time:sleep", 60)
-        workers = roles.until(roles.workers)
+        said: list[str] = []
+        sleeping = kernel.options(on_output=lambda _, text: said.append(text)).submit(sleep_aloud)
+        roles.until(lambda: said)  # it has begun
+        workers = roles.workers()
         os.kill(roles.pid("zygote"), signal.SIGKILL)
         with pytest.raises(WorkerLostError):
             sleeping.result(DEADLINE_S)
