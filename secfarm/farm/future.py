@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from secfarm.errors import KernelError, ValueTransferError
-from secfarm.farm.loop import in_background, wait_for
+from secfarm.farm.loop import NO_WAITING, in_background, wait_for
 from secfarm.farm.receipts import receipt_of
 from secfarm.farm.shown import html_table
 from secfarm.limits import MAX_CATEGORY_CHARS, MAX_VALUE_BYTES
@@ -118,6 +118,24 @@ class Future(concurrent.futures.Future[T]):
         submission = self._submission
         return submission is not None and submission.sent and not self.done()
 
+    def result(self, timeout: float | None = None) -> T:
+        """As `concurrent.futures.Future.result`.
+
+        Raises:
+            KernelError: a callback waits for what only its own thread can bring.
+        """
+        self._refuse_to_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `concurrent.futures.Future.exception`; raises what `result` does."""
+        self._refuse_to_wait()
+        return super().exception(timeout)
+
+    def _refuse_to_wait(self) -> None:
+        if self._submission is not None and in_background() and not self.done():
+            raise KernelError(NO_WAITING)
+
     def cancel(self) -> bool:
         """Take the task back; one that is running is killed.
 
@@ -183,21 +201,8 @@ class LiveFuture(Future[T]):
         self.heard: list[str] = []  # what it has printed so far
         self.heard_chars = 0
 
-    def result(self, timeout: float | None = None) -> T:
-        """As `Future.result`.
-
-        Raises:
-            KernelError: a callback waits for what is resolved behind the callbacks.
-        """
-        self._refuse_to_wait()
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `Future.exception`; raises what `result` does."""
-        self._refuse_to_wait()
-        return super().exception(timeout)
-
     def _refuse_to_wait(self) -> None:
+        super()._refuse_to_wait()
         if getattr(in_callback, "here", False) and not self.done():
             raise KernelError(
                 "an on_output or on_progress callback cannot wait for a task that has callbacks itself: its result "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
+
+from secfarm.errors import KernelError
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     T = TypeVar("T")
+
+NO_WAITING: Final = (
+    "a done callback cannot wait for an answer, which would come in the callback's own thread. Wait in another thread, "
+    "or add a done callback to the other future too"
+)
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -38,7 +45,14 @@ def in_background() -> bool:
 
 
 def run_in_background(coroutine: Coroutine[object, object, T]) -> T:
-    """Run `coroutine` in the loop and wait for its result; a KeyboardInterrupt cancels it."""
+    """Run `coroutine` in the loop and wait for its result; a KeyboardInterrupt cancels it.
+
+    Raises:
+        KernelError: this is the loop's own thread, a done callback, where it would wait for ever.
+    """
+    if in_background():
+        coroutine.close()
+        raise KernelError(NO_WAITING)
     return wait_for(asyncio.run_coroutine_threadsafe(coroutine, background_loop()))
 
 

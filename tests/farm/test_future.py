@@ -6,12 +6,13 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import queue
 import threading
 
 import pytest
 
-from secfarm import Future, WorkerLostError
-from tests.farm.farms import WAIT_S, Gate, gone, note, notes, results
+from secfarm import Future, Kernel, KernelError, WorkerLostError
+from tests.farm.farms import WAIT_S, Gate, gone, note, notes, pass_gate, results
 
 
 def fail():
@@ -250,3 +251,24 @@ def test_an_awaiting_program_may_time_out(one_kernel, gate: Gate) -> None:
         assert await asyncio.get_running_loop().run_in_executor(one_kernel, len, "abc") == 3
 
     asyncio.run(main())
+
+
+def test_a_done_callback_that_would_wait_for_ever_is_told_so(one_kernel: Kernel, gate: Gate) -> None:
+    """Done callbacks run in the thread that hears the servers."""
+    told: queue.SimpleQueue[BaseException | int] = queue.SimpleQueue()
+
+    def ask(_: object) -> None:
+        for waiting in (lambda: one_kernel.run(abs, -1), lambda: one_kernel.broadcast(abs, -1), one_kernel.workers):
+            try:
+                waiting()
+            except KernelError as error:
+                told.put(error)
+        one_kernel.submit(abs, -1).add_done_callback(lambda future: told.put(future.result()))
+
+    future = one_kernel.submit(pass_gate, *gate.arguments(1))
+    future.add_done_callback(ask)
+    gate.wait()
+    gate.open()
+    answers = [told.get(timeout=WAIT_S) for _ in range(4)]
+    assert ["callback cannot wait" in str(answer) for answer in answers] == [True, True, True, False]
+    assert answers[-1] == 1
