@@ -22,7 +22,7 @@ from tests.farm.farms import gone
 @pytest.fixture
 def own(site: Site, tmp_path: Path) -> Site:
     """A copy of the site's files, to be changed."""
-    shutil.copytree(site.folder, tmp_path / "own", ignore=shutil.ignore_patterns("audit*", "state"))
+    shutil.copytree(site.folder, tmp_path / "own", ignore=shutil.ignore_patterns("audit*", "state", "shown"))
     (tmp_path / "own").chmod(0o700)
     return Site(tmp_path / "own")
 
