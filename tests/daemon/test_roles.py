@@ -181,4 +181,5 @@ def test_a_file_that_is_wrong_changes_nothing(roles: Roles) -> None:
 def test_the_word_of_refusal_comes_through_the_gate(roles: Roles) -> None:
     with pytest.raises(KernelCreationError, match="refused"):
         Kernel([roles.address], auth=roles.site.auth(EVE), key=EVE, connect_timeout_s=5.0)
+    roles.until(lambda: roles.site.events("turned-away"))  # written once the word was said
     assert len(roles.site.events("turned-away")) == 1
