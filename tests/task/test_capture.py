@@ -20,6 +20,7 @@ import sys
 import textwrap
 import timeit
 import weakref
+import xml.dom.minidom
 from collections import Counter
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -146,6 +147,64 @@ def test_a_built_in_that_was_replaced_is_what_travels(monkeypatch: pytest.Monkey
     module = load(tmp_path, "def task(x): return oct(x)")
     monkeypatch.setattr(builtins, "oct", lambda number: number * 8)
     assert remote(module.task, 2) == 16
+
+
+CHANGES: dict[str, tuple[Any, str, object, str]] = {
+    "function": (math, "floor", lambda x: x, "import math as m\ndef task(x): return m.floor(x)"),
+    "new name": (math, "mine", lambda x: x, "import math\ndef task(x): return math.mine(x)"),
+    "inside": (math, "floor", lambda x: x, "def task(x):\n    import math\n    return math.floor(x)"),
+    "submodule": (xml.dom.minidom, "parse", len, "import xml.dom.minidom as m\ndef task(x): return m.parse(x)"),
+    "class": (decimal, "Decimal", type("Decimal", (), {}), "import decimal\ndef task(x): return decimal.Decimal(x)"),
+    "method": (
+        Counter,
+        "total",
+        lambda x: x,
+        "from collections import Counter\ndef task(x): return Counter(x).total()",
+    ),
+    "static": (Counter, "x", staticmethod(lambda x: x), "from collections import Counter\ndef task(x): Counter.x(x)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_put_into_an_installed_module_is_refused_by_name(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server has the original."""
+    owner, name, value, text = CHANGES[change]
+    module = load(tmp_path, text)
+    if hasattr(owner, name):
+        capture(module.task)
+    if value is len:
+        value = load(tmp_path, "def parse(n): return n").parse
+    monkeypatch.setattr(owner, name, value, raising=False)
+    with pytest.raises(InvalidTaskError, match=f"`{name}` of the (module|class) .* is your own here"):
+        capture(module.task)
+
+
+def test_what_was_put_into_an_installed_module_does_not_matter_to_those_who_do_not_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math, "floor", lambda x: x)
+    monkeypatch.setattr(math, "ceil", functools.wraps(math.ceil)(functools.partial(math.ceil)))
+    assert remote(load(tmp_path, "import math\ndef task(x): return math.sqrt(x)").task, 4) == 2.0
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "task", [Unshown(), Unshown().method, 10**5000, ["x"] * 10**5], ids=lambda task: type(task).__name__
+)
+def test_a_refusal_is_told_whatever_shows_itself_badly_or_at_length(task: object) -> None:
+    with pytest.raises(InvalidTaskError) as refusal:
+        capture(task)
+    assert len(str(refusal.value)) < 500
+    with pytest.raises(InvalidTaskError):
+        Task(task)  # type: ignore[arg-type]
 
 
 def test_a_deftask_of_an_installed_module_goes_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
