@@ -167,6 +167,23 @@ def test_cycles_through_records_keep_their_shape() -> None:
     assert again.left[0] is again
 
 
+class Linked:
+    held: object = None
+
+
+def test_a_cycle_in_which_one_tuple_waits_for_another_that_waits_for_a_third() -> None:
+    first, second = Linked(), Linked()
+    third = (second,)
+    middle = (first, third)
+    first.held = {(middle,)}
+    second.held = [middle]
+    back: Any = decode(encode(third))
+    (again,) = back[0].held
+    assert again[1] is back
+    assert [type(key) for key in again[0].held] == [tuple]
+    assert next(iter(again[0].held))[0] is again
+
+
 @pytest.mark.parametrize(
     "error",
     [
