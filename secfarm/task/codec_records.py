@@ -179,6 +179,8 @@ def _fill(walk: TreeDecoder, made: object, slots: dict[str, Any], fields: dict[s
         try:
             _set(made, slots, name, walk.build(item, depth))
         except Underway:
+            if name not in slots:
+                _set(made, slots, name, None)  # attributes have an order
             walk.later(partial(_set_later, walk, made, slots, name, item, depth))
 
 

@@ -169,6 +169,7 @@ def test_cycles_through_records_keep_their_shape() -> None:
 
 class Linked:
     held: object = None
+    last: object = None
 
 
 def test_a_cycle_in_which_one_tuple_waits_for_another_that_waits_for_a_third() -> None:
@@ -176,9 +177,12 @@ def test_a_cycle_in_which_one_tuple_waits_for_another_that_waits_for_a_third() -
     third = (second,)
     middle = (first, third)
     first.held = {(middle,)}
-    second.held = [middle]
+    second.held = frozenset({third})
+    second.last = [middle]
     back: Any = decode(encode(third))
-    (again,) = back[0].held
+    assert list(vars(back[0])) == ["held", "last"]
+    assert next(iter(back[0].held)) is back
+    (again,) = back[0].last
     assert again[1] is back
     assert [type(key) for key in again[0].held] == [tuple]
     assert next(iter(again[0].held))[0] is again
