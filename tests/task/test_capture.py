@@ -23,17 +23,18 @@ import weakref
 import xml.dom.minidom
 from collections import Counter
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
 from _pytest.assertion.rewrite import rewrite_asserts
 
 from secfarm.errors import InvalidTaskError, ValueTransferError
-from secfarm.task import codec
+from secfarm.task import codec, source
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.deftask import Task, task_from_source
 from secfarm.task.program import ProgramKind
+from secfarm.task.template import compile_function
 from tests.task.programs import finish, load, prepare, remote
 
 HEADER = "from secfarm.task.deftask import Task as deftask\n"
@@ -259,6 +260,22 @@ def test_nothing_that_changed_is_taken_from_the_cache(change: str, tmp_path: Pat
     code = compile(change, str(source), "exec")
     FunctionType(code, vars(module))()
     assert remote(module.task) == module.task()
+
+
+def test_the_columns_say_which_of_the_functions_of_a_line_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a long line's would take a minute."""
+    module = load(tmp_path, f"tasks = [{', '.join(f'lambda x: x + {number}' for number in range(100))}]")
+    compiled: list[object] = []
+
+    def count(*args: Any) -> CodeType:
+        compiled.append(args)
+        return compile_function(*args)
+
+    monkeypatch.setattr(source, "compile_function", count)
+    assert remote(module.tasks[70], 1) == 71
+    assert len(compiled) == 1
 
 
 def test_lambdas_of_one_line_keep_their_own_variables(tmp_path: Path) -> None:
