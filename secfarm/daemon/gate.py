@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from secfarm.daemon.dialler import Dialler
 from secfarm.daemon.passage import (
-    GATE,
     Arrived,
     Connected,
     FromGate,
@@ -31,7 +30,8 @@ from secfarm.daemon.passage import (
     decode_to_gate,
     encode,
 )
-from secfarm.errors import AuthError
+from secfarm.daemon.roles import DIALLING_GATE, GATE
+from secfarm.errors import AuthError, KernelError
 from secfarm.net.certificates import listening
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
@@ -67,9 +67,18 @@ class Gate:
         self._supervisor = Line(self._loop, supervisor, self._listen, self.ended.set)
         self._present: Present | None = None
         self._listening: tuple[Listen, list[int]] | None = None
+        self.refusal: KernelError | None = None
 
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
-        self._listening = decode_listen(packet), descriptors
+        """Take the sockets, and be bound before anybody is heard on them."""
+        listen = decode_listen(packet)
+        try:
+            (DIALLING_GATE if listen.dial else GATE).settle()
+        except KernelError as error:
+            self.refusal = error
+            self.ended.set()
+            return
+        self._listening = listen, descriptors
         self._open()
 
     def _open(self) -> None:
@@ -139,7 +148,10 @@ class Gate:
 
 
 async def _serve(supervisor: socket.socket, keeper: socket.socket) -> None:
-    await Gate(supervisor, keeper).ended.wait()
+    gate = Gate(supervisor, keeper)
+    await gate.ended.wait()
+    if gate.refusal is not None:
+        raise gate.refusal
 
 
 def main(supervisor: int, keeper: int, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:

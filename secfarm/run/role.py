@@ -1,7 +1,7 @@
-"""Roles: the processes of a server, each a fresh exec of this Python with a declared table of descriptors.
+"""Roles: the processes of a server, each a fresh exec of this Python with a declared table of descriptors and lists.
 
 It has no environment, and checks its descriptors when it starts: that keeps keys and files of one role out of another.
-`spawn` is the only way in which one is started.
+Its lists keep it to its work (lists.py). `spawn` is the only way in which one is started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import KernelError
+from secfarm.run.lists import Lists, begin, settle
 
 # The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
 # so a package that was found through one of those is named to the role, and nothing else is.
@@ -26,7 +27,7 @@ _BOOT: Final = (
     "fds = [int(fd) for fd in sys.argv[2:split]]; sys.path[:0] = paths;"
     "from importlib import import_module; module = import_module(name);"  # this tree's, whatever else is installed
     "sys.path[:] = [*sys.path[len(paths):], *(p for p in paths if p not in sys.path[len(paths):])];"
-    "module.main(*module.ROLE.check(fds))"
+    "module.main(*module.ROLE.begin(fds))"
 )
 _STANDARD: Final = 3  # 0, 1 and 2
 
@@ -37,18 +38,25 @@ class Role:
 
     Attributes:
         module: has this record as `ROLE`, and `main`, which takes one descriptor for each name in `descriptors`.
+        lists: what it may do once it is at work; None: it makes its own confinement, and needs its privileges for that.
     """
 
     name: str
     module: str
     descriptors: tuple[str, ...]
+    lists: Lists | None
 
-    def check(self, fds: list[int]) -> list[int]:
+    def begin(self, fds: list[int]) -> list[int]:
         """Return `fds` if this process has these descriptors, the standard ones and no other, else raise.
+
+        From here on it can gain no privileges and leaves no core dump; with lists it has no capabilities either, and
+        its memory is closed to its own user.
 
         Raises:
             KernelError: it has others, or not these; it must end.
+            OSError: the kernel refused; it must end.
         """
+        begin(capable=self.lists is None, dumpable=self.lists is None)
         with os.scandir("/proc/self/fd") as entries:
             numbers = sorted(int(entry.name) for entry in entries)
         # The directory itself was open while it was read.
@@ -59,6 +67,17 @@ class Role:
                 f"{', '.join(self.descriptors)}, {fds}; it does not start"
             )
         return fds
+
+    def settle(self, files: Iterable[tuple[str, int]] = ()) -> None:
+        """Bind this process to the role's lists, for good: before it hears a peer.
+
+        Args:
+            files: paths with all below and rights of `landlock`, beyond what the lists show.
+
+        Raises:
+            ConfinementError: it cannot be bound; it must end.
+        """
+        settle(self.name, self.lists or Lists(), files)
 
 
 def _is_open(fd: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import select
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from tests.daemon.site import ADA, DEADLINE_S, ROOT, Site
 class Roles:
     """`secfarm serve` of a site. A context manager."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, says: str = "listening on") -> None:
+        """Start it; return once it has said so."""
         self.site = site
         self.stderr = site.folder / "stderr"
         with self.stderr.open("wb") as stderr:
@@ -30,9 +30,9 @@ class Roles:
                 text=True,
             )
         assert self.process.stdout is not None
-        found = re.search(r"127\.0\.0\.1:\d+", self.process.stdout.readline())
-        assert found, self.stderr.read_text()
-        self.address = found[0]
+        line = self.process.stdout.readline()
+        assert line.startswith(says), self.stderr.read_text()
+        self.address = line.split()[-1]
 
     def pid(self, role: str) -> int:
         """The process of a role, once there is one."""
