@@ -37,6 +37,7 @@ from secfarm.net.line import Line
 from secfarm.net.listen import Door
 from secfarm.net.relay import Relay
 from secfarm.net.tls import acceptor_context
+from secfarm.run.view import RESOLVER_FILES
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ class Gate:
         self._present: Present | None = None
         self._listening: tuple[Listen, list[int]] | None = None
         self.refusal: KernelError | None = None
+        self._resolver: list[str] = []  # what it could read at first
 
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
         """Take the sockets, and be bound before anybody is heard on them."""
         listen = decode_listen(packet)
+        self._resolver = [path for path in RESOLVER_FILES if listen.dial and not _is_closed(path)]
         try:
             (DIALLING_GATE if listen.dial else GATE).settle()
         except KernelError as error:
@@ -141,10 +144,23 @@ class Gate:
             self._tell(TurnedAway(source, str(error)))
 
     def _tell_connected(self) -> None:
+        if any(map(_is_closed, self._resolver)) and not all(dialler.connected for dialler in self._diallers):
+            # One was replaced, and our lists know the old one: the gate that the supervisor starts next reads the new.
+            self.ended.set()
         self._tell(Connected(tuple([str(dialler.address) for dialler in self._diallers if dialler.connected])))
 
     def _tell(self, message: FromGate, *descriptors: int) -> None:
         self._keeper.send(encode(message), descriptors)
+
+
+def _is_closed(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 async def _serve(supervisor: socket.socket, keeper: socket.socket) -> None:

@@ -41,6 +41,7 @@ GATE: Final = Role(
 # A gate that dials looks names up: the resolver's files, and sockets to ask name servers, nscd or systemd by.
 DIALLING_GATE: Final = replace(
     GATE,
+    name="dialling gate",
     lists=Lists(
         calls=_LINES | {"accept", "accept4", "connect", "sendmmsg", "recvmmsg"},
         checked={

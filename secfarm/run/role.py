@@ -17,7 +17,9 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import KernelError
+from secfarm.run import landlock
 from secfarm.run.lists import Lists, begin, settle
+from secfarm.run.profile import ConfinementError
 
 # The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
 # so a package that was found through one of those is named to the role, and nothing else is.
@@ -78,6 +80,32 @@ class Role:
             ConfinementError: it cannot be bound; it must end.
         """
         settle(self.name, self.lists or Lists(), files)
+
+    def rehearse(self) -> str:
+        """Bind a child of this process as the role is bound, let it end, and return what bound it, in words.
+
+        Raises:
+            ConfinementError: it cannot be bound here.
+        """
+        heard, tell = os.pipe()
+        if (pid := os.fork()) == 0:
+            words = "it ended"
+            try:
+                begin()
+                self.settle()
+                words = ""
+            except (KernelError, OSError) as error:
+                words = str(error)
+            finally:
+                os.write(tell, words.encode())
+                os._exit(0)
+        os.close(tell)
+        with os.fdopen(heard, encoding="utf-8") as pipe:
+            words = pipe.read()
+        os.waitpid(pid, 0)
+        if words:
+            raise ConfinementError(words)
+        return f"no privileges, memory closed to its user, landlock (ABI {landlock.abi()}), seccomp"
 
 
 def _is_open(fd: int) -> bool:

@@ -31,10 +31,10 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/u
 _LIBRARIES: Final = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 _ZONES: Final = ("/usr/share/zoneinfo", "/etc/localtime")
 _PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/etc/alternatives")
-_NETWORK: Final = (
-    *(f"/etc/{name}" for name in ("resolv.conf", "hosts", "nsswitch.conf", "services", "protocols", "gai.conf")),
-    *("/etc/ssl", "/usr/share/ca-certificates"),
+RESOLVER_FILES: Final = tuple(
+    f"/etc/{name}" for name in ("resolv.conf", "hosts", "nsswitch.conf", "services", "protocols", "gai.conf")
 )
+_NETWORK: Final = (*RESOLVER_FILES, "/etc/ssl", "/usr/share/ca-certificates")
 # Never shown whole, whatever lies there: too much would be seen.
 TOO_MUCH: Final = frozenset({"/", "/usr", "/home", "/root", "/opt", "/etc", "/var", "/tmp", "/srv"})  # noqa: S108
 _WHOLE: Final = libc.MOUNT_ATTR_RDONLY | libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATTR_NODEV

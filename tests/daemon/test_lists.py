@@ -17,8 +17,9 @@ import pytest
 from secfarm import Kernel
 from secfarm.auth import Ed25519AuthClient
 from secfarm.daemon.roles import DIALLING_GATE, GATE, KEEPER
+from secfarm.run import landlock
 from secfarm.run.calls import worker_rules, zygote_rules
-from secfarm.run.profile import Openings
+from secfarm.run.profile import ConfinementError, Openings
 from secfarm.run.role import Role
 from secfarm.run.seccomp import ALLOW, ERRNO, build
 from secfarm.run.syscalls import MACHINES, Machine
@@ -175,6 +176,60 @@ def test_a_server_dials_a_hub_by_its_name(site: Site) -> None:
         with Roles(site, says="dialling in to") as roles:
             assert kernel.submit(lambda: 5).result(DEADLINE_S) == 5
             assert status(roles.pid("gate"))["Seccomp"] == "2"
+
+
+_MOVED: Final = """
+import json, pathlib, sys
+from secfarm import Kernel
+from secfarm.auth import Ed25519AuthClient
+from secfarm.run import libc
+from secfarm.trust.store import KnownServer, KnownServers
+from tests.daemon.roles import Roles
+from tests.daemon.site import ADA, DEADLINE_S, Site
+libc.syscall("unshare", libc.CLONE_NEWNS)
+libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
+etc = pathlib.Path(sys.argv[1], "etc")
+etc.mkdir()
+(etc / "resolv.conf").write_text("nameserver 127.0.0.1\\n")
+(etc / "nsswitch.conf").write_text("hosts: files\\n")
+(etc / "hosts").write_text("127.0.0.1 localhost\\n")
+libc.mount(str(etc), "/etc", None, libc.MS_BIND)
+folder = pathlib.Path(sys.argv[1], "site")
+folder.mkdir(mode=0o700)
+site = Site(folder)
+auth = Ed25519AuthClient(ADA, KnownServers([KnownServer(("node1",), site.key.public)]))
+with Kernel(listen="127.0.0.1:0", auth=auth, key=ADA) as kernel:
+    port = kernel.listening[0].rpartition(":")[2]
+    site.config(listen=None, dial=["hub.test:" + port])
+    with Roles(site, says="dialling in to") as roles:
+        gate = roles.pid("gate")
+        roles.until(lambda: site.events("started"))
+        (etc / "hosts.new").write_text("127.0.0.1 localhost hub.test\\n")
+        (etc / "hosts.new").rename(etc / "hosts")
+        print(kernel.submit(lambda: 5).result(DEADLINE_S), roles.pid("gate") != gate)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has an /etc of its own")
+def test_a_gate_whose_resolver_was_moved_is_replaced_by_one_that_reads_the_new_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _MOVED, str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.stdout == "5 True\n", done.stderr
+
+
+def test_a_kernel_without_a_layer_binds_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks() -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented", "landlock_create_ruleset")
+
+    assert "seccomp" in KEEPER.rehearse()
+    monkeypatch.setattr(landlock, "abi", lambda: 2)
+    with pytest.raises(ConfinementError, match=r"keeper is not bound by Landlock ABI 2; nothing is served. Linux 6.2"):
+        KEEPER.rehearse()
+    monkeypatch.setattr(landlock, "abi", lacks)
+    with pytest.raises(ConfinementError, match=r"gate is not bound by its lists: Function not implemented \(landlock_"):
+        GATE.rehearse()
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
