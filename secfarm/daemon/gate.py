@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _MARGIN_S: Final = 0.5
-ROLE: Final = GATE
+ROLE: Final = DIALLING_GATE  # until it knows that it does not dial
 
 
 class _UnprovenError(AuthError):

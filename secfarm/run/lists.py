@@ -1,6 +1,7 @@
 """A role's own lists: what a process of the server may still do, and how it binds itself to that, for good.
 
-In two steps: `begin` before the role's own code, `settle` as soon as it knows its files and before it hears a peer.
+In two steps: `begin` and the filter before the role's own code, `settle` as soon as it knows its files and before it
+hears a peer.
 Nothing falls back: a role that cannot be bound does not start. Docs: docs/confinement.md, "The other roles".
 """
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from secfarm.run.syscalls import Machine
 
 _PLAIN: Final = Openings()
+_SETTLING: Final = frozenset(
+    {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"},
+)
 _REMEDY: Final = "Linux 6.2 or later is needed, with `landlock` among the `lsm=` of its command line"
 
 
@@ -53,6 +57,19 @@ class Lists:
     def program(self, machine: Machine, pid: int) -> bytes:
         """Return the filter."""
         return seccomp.build(self.rules(pid), machine)
+
+    def filter_early(self) -> None:
+        """Engage the filter with what is left to do: `settle`. An event loop must find no io_uring to make.
+
+        Raises:
+            ConfinementError: the kernel did not take it; the process must end.
+        """
+        rules = self.rules(os.getpid())
+        early = Rules(rules.allowed | _SETTLING, rules.checked, rules.never - _SETTLING)
+        try:
+            seccomp.engage(seccomp.build(early, this_machine()))
+        except OSError as error:
+            raise ConfinementError(f"no filter of system calls: {error.strerror}; nothing is served") from error
 
 
 def begin(*, capable: bool = False, dumpable: bool = False) -> None:

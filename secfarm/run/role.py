@@ -51,14 +51,13 @@ class Role:
     def begin(self, fds: list[int]) -> list[int]:
         """Return `fds` if this process has these descriptors, the standard ones and no other, else raise.
 
-        From here on it can gain no privileges and leaves no core dump; with lists it has no capabilities either, and
-        its memory is closed to its own user.
+        From here on it can gain no privileges and leaves no core dump; with lists it has no capabilities either, its
+        memory is closed to its own user, and it makes no system calls but those.
 
         Raises:
-            KernelError: it has others, or not these; it must end.
+            KernelError: it has others, or not these, or there is no filter; it must end.
             OSError: the kernel refused; it must end.
         """
-        begin(capable=self.lists is None, dumpable=self.lists is None)
         with os.scandir("/proc/self/fd") as entries:
             numbers = sorted(int(entry.name) for entry in entries)
         # The directory itself was open while it was read.
@@ -68,6 +67,9 @@ class Role:
                 f"the {self.name} was started with descriptors {sorted(held)} instead of 0 to 2 and, for "
                 f"{', '.join(self.descriptors)}, {fds}; it does not start"
             )
+        begin(capable=self.lists is None, dumpable=self.lists is None)
+        if self.lists is not None:
+            self.lists.filter_early()
         return fds
 
     def settle(self, files: Iterable[tuple[str, int]] = ()) -> None:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from secfarm.daemon.roles import DIALLING_GATE, GATE, KEEPER, keeper_files
 from secfarm.disk.config import load_server_config
+from secfarm.run import libc
 from secfarm.run.lists import begin
 
 PTRACE_SEIZE: Final = 0x4206
@@ -114,10 +115,14 @@ def code(_: World) -> str:
     return "a page"
 
 
+def ring(_: World) -> str:
+    return f"descriptor {libc.syscall('io_uring_setup', 1, (ctypes.c_uint32 * 30)())}"
+
+
 ATTACKS: Final[dict[str, Callable[[World], str]]] = {
     attack.__name__: attack
     for attack in (shell, fork, passwd, key, policy, other_file, connect, connect_abstract, listen, datagram)
-} | {attack.__name__: attack for attack in (signal, memory, environment, code, trace)}
+} | {attack.__name__: attack for attack in (signal, memory, environment, code, ring, trace)}
 
 
 def main(name: str, folder: str) -> None:

@@ -284,12 +284,12 @@ def test_where_the_keytab_may_come_from(site: Site, named: str) -> None:
 
 def test_a_bound_keeper_reads_what_krb5_conf_includes_and_a_keytab_that_was_replaced(site: Site) -> None:
     """Its lists name the directories: of the included files too, and the keytab's, in which another file comes."""
-    realm = site.realm
+    realm, around = site.realm, site.folder.parent
     for name in ("etc", "etc.d", "keys"):
-        (site.folder / name).mkdir(mode=0o700)
-    site.write("etc.d/realm.conf", realm.krb5_conf.read_text())
-    conf = site.write("etc/krb5.conf", f"includedir {site.folder}/etc.d\n")
-    keytab = site.folder / "keys/secfarm.keytab"
+        (around / name).mkdir(mode=0o700)
+    site.write("../etc.d/realm.conf", realm.krb5_conf.read_text())
+    conf = site.write("../etc/krb5.conf", f"includedir {around}/etc.d\n")
+    keytab = around / "keys/secfarm.keytab"
     shutil.copy(realm.keytab("other.keytab", ADA), keytab)
     config = site.config(f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["{ADA}"]\n')
     command = [sys.executable, "-m", "secfarm", "serve", "-c", str(config)]
@@ -300,8 +300,8 @@ def test_a_bound_keeper_reads_what_krb5_conf_includes_and_a_keytab_that_was_repl
             address = server.stdout.readline().split()[-1].replace("127.0.0.1", HOST)
             with pytest.raises(KernelCreationError):
                 Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S)
-            shutil.copy(realm.folder / "secfarm.keytab", site.folder / "keys/new")
-            (site.folder / "keys/new").replace(keytab)
+            shutil.copy(realm.folder / "secfarm.keytab", around / "keys/new")
+            (around / "keys/new").replace(keytab)
             with Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S) as kernel:
                 assert kernel.run(lambda: 1) == 1
         finally:
