@@ -71,6 +71,10 @@ class Output:
         if call.live_output or call.live_progress:
             self._teller = Teller(call, self._write)
 
+    def count_anew(self) -> None:
+        """The next of several runs of one call begins: each may print as much."""
+        self._printed = 0
+
     def end(self) -> str:
         """Return what the call has printed; what threads that it left behind still print is dropped."""
         self._limit = None

@@ -106,6 +106,7 @@ class Worker:
         # Decoded anew for each run: what one does to a captured list, the next must not see.
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
+        self._output.count_anew()
         try:
             if call.memory_bytes is not None:
                 _limit_memory(call.memory_bytes, self._statm_fd)

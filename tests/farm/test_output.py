@@ -181,8 +181,8 @@ def test_a_task_that_prints_more_than_the_policy_allows_is_ended() -> None:
 def test_a_map_has_the_results_before_the_item_that_printed_too_much() -> None:
     policy = '[[grant]]\nprincipals = ["*"]\nmay = ["run"]\n[grant.limits]\noutput_bytes = 1000\n'
     with Daemon(policy=policy) as daemon, daemon.connect() as kernel:
-        results = kernel.map(lambda item: print("x" * 100 * item) or item, range(1, 9), chunksize=8)
-        assert [next(results) for _ in range(3)] == [1, 2, 3]
+        results = kernel.map(lambda item: print("x" * 100 * item) or item, range(1, 13), chunksize=12)
+        assert [next(results) for _ in range(9)] == [*range(1, 10)]
         with pytest.raises(ResourceExceededError):
             next(results)
 
