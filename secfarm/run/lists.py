@@ -1,8 +1,8 @@
 """A role's own lists: what a process of the server may still do, and how it binds itself to that, for good.
 
 In two steps: `begin` and the filter before the role's own code, `settle` as soon as it knows its files and before it
-hears a peer.
-Nothing falls back: a role that cannot be bound does not start. Docs: docs/confinement.md, "The other roles".
+hears a peer. Nothing falls back: a role that cannot be bound does not start. Docs: docs/confinement.md, "The other
+roles".
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from secfarm.run.syscalls import Machine
 
 _PLAIN: Final = Openings()
-_SETTLING: Final = frozenset(
-    {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"},
-)
+_SETTLING: Final = frozenset({"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"})
 _REMEDY: Final = "Linux 6.2 or later is needed, with `landlock` among the `lsm=` of its command line"
 
 

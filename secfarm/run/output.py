@@ -92,7 +92,7 @@ class Output:
         """Keep what was written to one of the streams, as far as there is room.
 
         Raises:
-            OutputExceededError: that is more than the call may print; each time, for what it does at its end may print.
+            OutputExceededError: that is more than the call may print; again each time.
         """
         self._keep(stream, text)
         self._printed += len(text)
