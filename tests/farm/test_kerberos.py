@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -275,6 +276,32 @@ def test_where_the_keytab_may_come_from(site: Site, named: str) -> None:
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             address = server.stdout.readline().split()[-1].replace("127.0.0.1", HOST)
+            with Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S) as kernel:
+                assert kernel.run(lambda: 1) == 1
+        finally:
+            server.terminate()
+
+
+def test_a_bound_keeper_reads_what_krb5_conf_includes_and_a_keytab_that_was_replaced(site: Site) -> None:
+    """Its lists name the directories: of the included files too, and the keytab's, in which another file comes."""
+    realm, around = site.realm, site.folder.parent
+    for name in ("etc", "etc.d", "keys"):
+        (around / name).mkdir(mode=0o700)
+    site.write("../etc.d/realm.conf", realm.krb5_conf.read_text())
+    conf = site.write("../etc/krb5.conf", f"includedir {around}/etc.d\n")
+    keytab = around / "keys/secfarm.keytab"
+    shutil.copy(realm.keytab("other.keytab", ADA), keytab)
+    config = site.config(f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["{ADA}"]\n')
+    command = [sys.executable, "-m", "secfarm", "serve", "-c", str(config)]
+    environ = {**os.environ, "KRB5_CONFIG": str(conf)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1].replace("127.0.0.1", HOST)
+            with pytest.raises(KernelCreationError):
+                Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S)
+            shutil.copy(realm.folder / "secfarm.keytab", around / "keys/new")
+            (around / "keys/new").replace(keytab)
             with Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S) as kernel:
                 assert kernel.run(lambda: 1) == 1
         finally:
