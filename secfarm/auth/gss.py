@@ -42,6 +42,11 @@ _MISSING: Final = (
     "Kerberos needs the package gssapi, which is not installed; nothing was sent. Install secfarm[gssapi] (it is "
     "compiled: apt-get install libkrb5-dev gcc), or use a key"
 )
+_NO_STORES: Final = (
+    "the package gssapi was compiled against a Kerberos library that cannot be told which cache or keytab to use (such "
+    "as Heimdal 7): nothing was sent or started. Servers need MIT's library; a client may name its cache by KRB5CCNAME "
+    "instead"
+)
 
 
 class Keytab(Protocol):
@@ -71,13 +76,19 @@ def _gss() -> Any:  # noqa: ANN401 - the package may be absent, and then has no 
 class _GssAuth(Auth):
     mechanism: ClassVar[str] = NAME
 
+    @property
+    def _names_files(self) -> bool:
+        """Whether the library has to be told a cache or a keytab."""
+        return True
+
     def check_library(self) -> None:
-        """Return if the package gssapi is there.
+        """Return if the package gssapi is there and can do what this needs.
 
         Raises:
-            ConfigError: it is not installed.
+            ConfigError: it is not installed, or was compiled against a library that cannot be told a cache or a keytab.
         """
-        _gss()
+        if not hasattr(_gss().raw, "acquire_cred_from") and self._names_files:
+            raise ConfigError(_NO_STORES)
 
 
 class GssAuthClient(_GssAuth):
@@ -113,6 +124,10 @@ class GssAuthClient(_GssAuth):
     def __repr__(self) -> str:
         """Names and paths; there is no secret in it."""
         return f"GssAuthClient({self.service_name!r}, {self.ccache!r}, {self.client_keytab!r}, {self.target!r})"
+
+    @property
+    def _names_files(self) -> bool:
+        return self.ccache is not None or self.client_keytab is not None
 
     def begin(self, *, side: Side, binding: bytes, address: str, now_s: float) -> Mechanism:
         """Return the mechanism for one session; see `Auth.begin`."""
