@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 test: lint
-	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit
+	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit pkinit
 	KERBEROS_TESTS=required $(BIN)/python -m pytest -n $(WORKERS)
 
 $(VENV)/.interop: .ci/interop | $(VENV)/.dev

@@ -40,7 +40,17 @@ def need_kerberos() -> None:
         missing.append("the package gssapi")
     if not missing:
         return
-    words = f"not installed: {', '.join(missing)} (apt: krb5-kdc krb5-admin-server krb5-user; pip: gssapi)"
+    _lacks(f"not installed: {', '.join(missing)} (apt: krb5-kdc krb5-admin-server krb5-user; pip: gssapi)")
+
+
+def need_pkinit() -> None:
+    """Likewise what needs MIT's plug-in for public keys."""
+    need_kerberos()
+    if not any(Path("/").glob("usr/lib*/**/krb5/plugins/preauth/pkinit.so")):
+        _lacks("not installed: MIT's plug-in pkinit (apt: krb5-pkinit)")
+
+
+def _lacks(words: str) -> None:
     if REQUIRED:
         pytest.fail(words)
     pytest.skip(words)

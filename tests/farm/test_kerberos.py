@@ -17,10 +17,11 @@ import pytest
 from secfarm import Kernel, SigningKey, end_server, ping, start_server
 from secfarm.auth import Ed25519AuthClient, GssAuthClient, GssAuthServer
 from secfarm.disk.keyfile import create_signing_key
-from secfarm.errors import ConnectionLostError, KernelCreationError, TaskExecutionError
+from secfarm.errors import ConnectionLostError, ExitStatus, KernelCreationError, TaskExecutionError
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
 from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, results, until
+from tests.run.nobody import NOBODY, public_folder, run_as_nobody
 
 ADA = f"ada@{REALM}"
 POLICY = f"""\
@@ -329,7 +330,12 @@ def test_doctor_looks_at_ticket_keytab_names_kdc_and_clock(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no file"), (b"", "is empty"), (b"garbage", "no keytab"), ("open", "opens it to others")],
+    [
+        (None, "no file"),
+        (b"", "is empty"),
+        (b"garbage", "no keytab"),
+        ("open", "opens it to others"),
+    ],
 )
 def test_a_server_does_not_start_with_a_keytab_that_cannot_be_used(
     site: Site, content: bytes | str | None, words: str
@@ -342,6 +348,24 @@ def test_a_server_does_not_start_with_a_keytab_that_cannot_be_used(
     done = secfarm("serve", "-c", str(site.config(kerberos)))
     assert done.returncode == (2 if content is None else 3), done.stderr
     assert words in done.stderr
+    assert "keygen" not in done.stderr
+
+
+def test_a_server_does_not_start_with_a_keytab_that_its_user_may_not_read(realm: Realm) -> None:
+    """The user nobody runs it, and the keytab is that of another."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    script = "import sys; from secfarm.cli.main import main; sys.exit(main(['serve', '-c', sys.argv[1]]))"
+    with public_folder() as folder:
+        site = Site(folder / "site", realm)
+        keytab = site.write("secfarm.keytab", "")
+        config = site.config(f'[kerberos]\nkeytab = "secfarm.keytab"\nallowed_users = ["{ADA}"]\n')
+        for path in (site.folder, config, site.folder / "policy.toml"):
+            os.chown(path, NOBODY, NOBODY)
+        done = run_as_nobody(script, str(config))
+    assert done.returncode == ExitStatus.AUTHENTICATION, done.stderr
+    assert "cannot be opened (Permission denied)" in done.stderr
+    assert f"hint: run: chown {NOBODY} {keytab}" in done.stderr
 
 
 def test_steps_that_wait_do_so_outside_of_the_event_loop(site: Site) -> None:
