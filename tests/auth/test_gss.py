@@ -284,6 +284,9 @@ def test_a_client_keytab_that_is_out_of_date(home: Path) -> None:
         keytab = realm.keytab("bob.keytab", "bob")
         realm.admin("cpw -randkey bob")
         assert "it changed" in client_refusal_only(GssAuthClient(client_keytab=keytab))
+        realm.keytab("bob.keytab", "bob")
+        realm.admin("modprinc -allow_tix bob")
+        assert "locked the client's account" in client_refusal_only(GssAuthClient(client_keytab=keytab))
         realm.admin("delprinc -force bob")
         assert "does not know the client" in client_refusal_only(GssAuthClient(client_keytab=keytab))
 
@@ -503,7 +506,9 @@ def test_delegated_credentials_are_refused(realm: Realm, home: Path) -> None:
     import gssapi
 
     realm.ticket("ada", "-f", ccache="forwardable")
-    near, far = pair(realm, home, client=GssAuthClient(ccache=realm.folder / "forwardable"))
+    client = GssAuthClient(ccache=realm.folder / "forwardable")
+    meet(*pair(realm, home, client=client))  # ours never delegates, though it could
+    near, far = pair(realm, home, client=client)
     near._needed["delegation"] = gssapi.RequirementFlag.delegate_to_peer  # type: ignore[attr-defined]
     assert "delegates" in server_refusal(near, far)
 
