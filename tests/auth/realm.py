@@ -46,7 +46,9 @@ def need_kerberos() -> None:
 def need_pkinit() -> None:
     """Likewise what needs MIT's plug-in for public keys."""
     need_kerberos()
-    if not any(Path("/").glob("usr/lib*/**/krb5/plugins/preauth/pkinit.so")):
+    if not any(
+        path for place in ("lib*", "lib/*") for path in Path("/usr").glob(f"{place}/krb5/plugins/preauth/pkinit.so")
+    ):
         _lacks("not installed: MIT's plug-in pkinit (apt: krb5-pkinit)")
 
 

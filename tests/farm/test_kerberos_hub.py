@@ -47,14 +47,14 @@ def test_a_target_names_the_one_server_whatever_it_calls_itself(daemon: Daemon) 
 
 
 def test_a_session_ends_with_the_hubs_ticket_and_the_server_comes_again(daemon: Daemon, gate: Gate) -> None:
-    cache = daemon.realm.ticket("ada", "-l", "4s", ccache="short")
-    auth = GssAuthClient(ccache=cache, servers=[HOST])
-    with Kernel(listen=daemon.hub, auth=auth, connect_timeout_s=WAIT_S) as kernel:
+    realm = daemon.realm
+    assert realm is not None
+    auth = GssAuthClient(ccache=realm.folder / "short", servers=[HOST])
+    with Kernel(listen=daemon.hub, auth=auth) as kernel:
+        until(lambda: kernel.worker_count or not realm.ticket("ada", "-l", "3s", ccache="short"), "the server dials in")
         future = gate.hold(kernel, "held")
-        gate.wait()
         until(lambda: not kernel.worker_count, "the session ends")
-        daemon.realm.ticket("ada", ccache="short")
-        until(lambda: kernel.worker_count, "the server comes again")
+        realm.ticket("ada", ccache="short")
         gate.open()
         assert future.result(WAIT_S) == "held"
 
