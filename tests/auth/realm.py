@@ -46,9 +46,8 @@ def need_kerberos() -> None:
 def need_pkinit() -> None:
     """Likewise what needs MIT's plug-in for public keys."""
     need_kerberos()
-    if not any(
-        path for place in ("lib*", "lib/*") for path in Path("/usr").glob(f"{place}/krb5/plugins/preauth/pkinit.so")
-    ):
+    plug_in = "krb5/plugins/preauth/pkinit.so"
+    if not [path for place in ("lib*", "lib/*") for path in Path("/usr").glob(f"{place}/{plug_in}")]:
         _lacks("not installed: MIT's plug-in pkinit (apt: krb5-pkinit)")
 
 
