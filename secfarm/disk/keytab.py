@@ -139,7 +139,7 @@ class KeytabFile:
                     raise
                 if self._content is None:
                     raise KeytabError(
-                        f"{error}; the keytab has to belong to the server's user. Run: chown {os.geteuid()} {self.path}"
+                        f"{error}; a keytab belongs to the user who uses it. Run: chown {os.geteuid()} {self.path}"
                     ) from error
                 content = self._content
             if content != self._content:

@@ -130,7 +130,7 @@ def test_a_process_that_gave_up_its_privileges_goes_on_with_what_it_read(
 
     monkeypatch.setattr("secfarm.disk.keytab.read_guarded", denied)
     assert content_of(keytab) == GOOD
-    with pytest.raises(KeyFileError, match="cannot be opened; the keytab has to belong to the server's user"):
+    with pytest.raises(KeyFileError, match="cannot be opened; a keytab belongs to the user who uses it"):
         KeytabFile(file)
     monkeypatch.setattr("secfarm.disk.keytab.read_guarded", read_guarded)
     assert content_of(keytab) == GOOD
