@@ -44,6 +44,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, 
 _PAIRS: Final = frozenset({tuple, list})
 _CALL_LEVELS: Final = 2  # the pair and the tuple of arguments are not counted as containers of the user's
 _SMALL_BYTES: Final = 256  # of a call that is looked at as a whole before the general ways are tried
+_SIMPLE_LEVELS: Final = 8  # of containers in a call that goes without a walk
 _BIN8: Final = 0xC4  # with which msgpack begins short bytes
 _NO_STACK: Final = "the value cannot be walked: the caller's own calls nearly fill the stack; nothing was sent"
 
@@ -95,7 +96,7 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
                 return _encoder.encode((args, kwargs))
         else:
             raise ValueTransferError("the name of a keyword argument is not exactly a str; nothing was sent")
-        return _encode_flat_call(args, kwargs) or _encode_call_tree(args, kwargs, wide=False)
+        return _encode_simple_call(args, kwargs) or _encode_call_tree(args, kwargs, wide=False)
     except (OverflowError, UnicodeEncodeError):
         return _encode_call_tree(args, kwargs, wide=True)
     except RecursionError:
@@ -123,8 +124,8 @@ def decode_call(buffer: Buffer) -> Call:
         ProtocolError: the bytes are not what `encode_call` makes, whatever they are.
     """
     if buffer[:1] == TREE_MARK:
-        if len(buffer) <= _SMALL_BYTES and (flat := _decode_flat_call(buffer[1:])) is not None:
-            return flat
+        if len(buffer) <= _SMALL_BYTES and (simple := _decode_simple_call(buffer[1:])) is not None:
+            return simple
         call = _decode_tree(buffer, -_CALL_LEVELS)
     else:
         if len(buffer) <= _SMALL_BYTES and _BIN8 in buffer and (flat := _decode_scalar_call(buffer)) is not None:
@@ -167,23 +168,21 @@ def _is_plain(values: Collection[object], seen: set[int], depth: int) -> bool:
     return True
 
 
-# --- calls whose arguments are scalars and containers of scalars: the same bytes, without a walk ------------------
+# --- calls of scalars, tuples, lists and dicts, with nothing shared: the same bytes, without a walk ---------------
 
 
-def _encode_flat_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes | None:
-    """Return the tree of a call in which nothing is shared and no container stands in another; None for others."""
-    containers: list[object] = [args, kwargs]
-    positional = _flat_nodes(args, containers)
-    named = _flat_nodes(kwargs.values(), containers) if kwargs else []
+def _encode_simple_call(args: tuple[object, ...], kwargs: dict[str, object]) -> bytes | None:
+    """Return the tree of a call of few levels in which nothing is shared; None for others."""
+    seen = {id(args), id(kwargs)}
+    positional = _simple_nodes(args, seen, _SIMPLE_LEVELS)
+    named = _simple_nodes(kwargs.values(), seen, _SIMPLE_LEVELS) if kwargs else []
     if positional is None or named is None:
-        return None
-    if len(set(map(id, containers))) != len(containers):
         return None
     root = [TUPLE, [TUPLE, *positional], [MAP, dict(zip(kwargs, named, strict=True))]]
     return TREE_MARK + _encoder.encode([root])
 
 
-def _flat_nodes(values: Collection[object], containers: list[object]) -> list[object] | None:
+def _simple_nodes(values: Collection[object], seen: set[int], levels: int) -> list[object] | None:
     nodes: list[object] = []
     for item in values:
         kind = type(item)
@@ -192,19 +191,26 @@ def _flat_nodes(values: Collection[object], containers: list[object]) -> list[ob
             continue
         if kind is tuple or kind is list:
             inside = cast("Collection[object]", item)
-            if not all_of(SCALARS, inside):
-                return None
-            nodes.append([TUPLE if kind is tuple else LIST, *inside])
-        elif type(item) is dict and all_of(SCALARS, item) and all_of(SCALARS, item.values()):
-            nodes.append([MAP, item])
+        elif type(item) is dict and all_of(SCALARS, item):
+            inside = item.values()
         else:
             return None
-        containers.append(item)
+        if id(item) in seen:
+            return None
+        seen.add(id(item))
+        if not all_of(SCALARS, inside):
+            if not levels or (deeper := _simple_nodes(inside, seen, levels - 1)) is None:
+                return None
+            inside = deeper
+        if type(item) is dict:
+            nodes.append([MAP, dict(zip(item, inside, strict=True))])
+        else:
+            nodes.append([TUPLE if kind is tuple else LIST, *inside])
     return nodes
 
 
-def _decode_flat_call(tree: Buffer) -> Call | None:
-    """Return what `_encode_flat_call` made these bytes of (the mark taken off), None if it did not."""
+def _decode_simple_call(tree: Buffer) -> Call | None:
+    """Return what `_encode_simple_call` made these bytes of (the mark taken off), None if it did not."""
     try:
         (root,) = _any_decoder.decode(tree)
         kind, arguments, named_arguments = root
@@ -218,31 +224,38 @@ def _decode_flat_call(tree: Buffer) -> Call | None:
         and type(kwargs) is dict
         and type(kind) is type(kind_of_args) is type(kind_of_kwargs) is int
         and (kind, kind_of_args, kind_of_kwargs) == (TUPLE, TUPLE, MAP)
-        and _build_flat(positional)
+        and _build_simple(positional, _SIMPLE_LEVELS)
     ):
         return None
     if kwargs:
         named = list(kwargs.values())
-        if not (all_of(_KEYS_OF_KWARGS, kwargs) and _build_flat(named)):
+        if not (all_of(_KEYS_OF_KWARGS, kwargs) and _build_simple(named, _SIMPLE_LEVELS)):
             return None
         kwargs = dict(zip(kwargs, named, strict=True))
     return tuple(positional), kwargs
 
 
-def _build_flat(nodes: list[object]) -> bool:
-    """Put values in the place of nodes; whether all are of scalars alone."""
+def _build_simple(nodes: list[object], levels: int) -> bool:
+    """Put values in the place of nodes; whether all are simple, and of few levels."""
     for index, node in enumerate(nodes):
         if type(node) in SCALARS:
             continue
-        if type(node) is not list or not node or type(node[0]) is not int:
+        if type(node) is not list or not node or type(node[0]) is not int or not levels:
             return False
         kind = node[0]
         if kind == MAP:
             inside = node[1] if len(node) == 2 else None  # noqa: PLR2004 - kind and map
-            if type(inside) is not dict or not (all_of(SCALARS, inside) and all_of(SCALARS, inside.values())):
+            if type(inside) is not dict or not all_of(SCALARS, inside):
                 return False
+            if not all_of(SCALARS, inside.values()):
+                values = list(inside.values())
+                if not _build_simple(values, levels - 1):
+                    return False
+                inside = dict(zip(inside, values, strict=True))
             nodes[index] = inside
-        elif kind in (TUPLE, LIST) and all_of(SCALARS, node):
+        elif kind in (TUPLE, LIST):
+            if not (all_of(SCALARS, node) or _build_simple(node, levels - 1)):
+                return False
             del node[0]
             nodes[index] = tuple(node) if kind == TUPLE else node
         else:

@@ -248,57 +248,70 @@ def test_importing_the_codec_loads_none_of_the_rarer_types() -> None:
 
 # --- the short ways of small calls --------------------------------------------------------------------------------
 
-_flat_scalars = (
-    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=3) | st.binary(max_size=3)
-)
-_flat_values = (
-    _flat_scalars
-    | st.lists(_flat_scalars, max_size=3)
-    | st.lists(_flat_scalars, max_size=3).map(tuple)
-    | st.dictionaries(_flat_scalars, _flat_scalars, max_size=3)
+_scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=3) | st.binary(max_size=3)
+_simple_values: st.SearchStrategy[object] = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(_scalars, inner, max_size=3)
+    ),
+    max_leaves=8,
 )
 
 
-@given(st.lists(_flat_values, max_size=3), st.dictionaries(st.text(max_size=2), _flat_values, max_size=2))
+@given(st.lists(_simple_values, max_size=3), st.dictionaries(st.text(max_size=2), _simple_values, max_size=2))
 def test_the_short_way_of_a_call_writes_what_the_general_way_writes(
     args: list[object], kwargs: dict[str, object]
 ) -> None:
     for given_args in (tuple(args), (*args, *args)):
-        short = codec._encode_flat_call(given_args, kwargs)
+        short = codec._encode_simple_call(given_args, kwargs)
         assert short in (None, codec._encode_call_tree(given_args, kwargs, wide=False))
 
 
 def test_containers_that_are_shared_do_not_go_the_short_way() -> None:
     one: list[object] = [1]
-    assert codec._encode_flat_call(([1], [1]), {}) is not None
-    assert codec._encode_flat_call((one, one), {}) is None
-    assert codec._encode_flat_call((one,), {"again": one}) is None
-    assert codec._encode_flat_call((), {"all": ()}) is None
+    assert codec._encode_simple_call(([1], [1]), {}) is not None
+    assert codec._encode_simple_call((one, one), {}) is None
+    assert codec._encode_simple_call((one,), {"again": one}) is None
+    assert codec._encode_simple_call(({"a": (one,)}, (one, 2)), {}) is None
+    one.append(one)
+    assert codec._encode_simple_call(((), one), {}) is None
+    assert codec._encode_simple_call((), {"all": ()}) is None
+
+
+def test_a_call_of_many_levels_goes_the_general_way_from_end_to_end() -> None:
+    value: object = ()
+    for _ in range(20):
+        value = (value,)
+    assert codec._encode_simple_call((value,), {}) is None
+    wire = encode_call((value,), {})
+    assert codec._decode_simple_call(wire[1:]) is None
+    assert decode_call(wire) == ((value,), {})
 
 
 _kinds = st.sampled_from([0, 1, 2, 3, 4, 2.0, True, "", None])
-_nodes = _flat_scalars | st.builds(lambda kind, items: [kind, *items], _kinds, st.lists(_flat_values, max_size=2))
+_nodes = _scalars | st.builds(lambda kind, items: [kind, *items], _kinds, st.lists(_simple_values, max_size=2))
 _calls = st.builds(
     lambda kind, args, kwargs, more: [[kind, args, kwargs, *more]],
     _kinds,
-    st.builds(lambda kind, items: [kind, *items], _kinds, st.lists(_nodes, max_size=3)) | _flat_values,
-    st.builds(lambda kind, held: [kind, held], _kinds, st.dictionaries(_flat_scalars, _nodes, max_size=2))
-    | _flat_values,
+    st.builds(lambda kind, items: [kind, *items], _kinds, st.lists(_nodes, max_size=3)) | _simple_values,
+    st.builds(lambda kind, held: [kind, held], _kinds, st.dictionaries(_scalars, _nodes, max_size=2)) | _simple_values,
     st.just([]) | st.lists(_nodes, max_size=1),
 )
 
 
-@given(_calls | _flat_values)
+@given(_calls | _simple_values)
 def test_the_short_way_of_a_tree_reads_what_the_general_way_reads(tree: object) -> None:
     wire = msgspec.msgpack.encode(tree)
-    short = codec._decode_flat_call(wire)
+    short = codec._decode_simple_call(wire)
     if short is not None:
         general = codec._decode_tree(b"\xc1" + wire, -2)
         assert exact(general) == exact(short)
 
 
 @given(
-    st.lists(st.lists(_flat_values, max_size=3) | st.dictionaries(_flat_scalars, _flat_values, max_size=2), max_size=3)
+    st.lists(st.lists(_simple_values, max_size=3) | st.dictionaries(_scalars, _simple_values, max_size=2), max_size=3)
 )
 def test_the_short_way_of_a_plain_call_reads_what_the_general_way_reads(pair: list[object]) -> None:
     wire = msgspec.msgpack.encode(pair)
