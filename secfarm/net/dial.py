@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _FIRST_PAUSE_S: Final = 0.05
+_STEADY_S: Final = 1.0  # a peer that let us in and closed sooner is no better than one that does not answer
 
 _SSH_TIMEOUT_S: Final = 30.0  # ssh has a handshake of its own, and then a server is to start
 
@@ -37,9 +38,10 @@ class BackOff:
         self._longest_s = longest_s
         self._pause_s = _FIRST_PAUSE_S
 
-    def reset(self) -> None:
-        """The last attempt went well."""
-        self._pause_s = _FIRST_PAUSE_S
+    def ended(self, lasted_s: float, *, was_of_use: bool = False) -> None:
+        """A session has ended: where it lasted, or was of use, the last attempt went well."""
+        if was_of_use or lasted_s >= _STEADY_S:
+            self._pause_s = _FIRST_PAUSE_S
 
     async def pause(self) -> None:
         """Wait until the next attempt is due."""
