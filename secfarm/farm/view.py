@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
+from secfarm.farm.channel import Channel
 from secfarm.farm.current import task_settings
 
 if TYPE_CHECKING:
@@ -69,3 +70,7 @@ class KernelView:
     ) -> Iterator[T]:
         """As `Kernel.map`."""
         return self._kernel._map(fn, iterables, timeout, chunksize, self._options(fn))  # noqa: SLF001
+
+    def channel(self, *, fixed_capacity: int | None = None) -> Channel:
+        """As `Kernel.channel`; its tasks have the settings of this view."""
+        return Channel(self._kernel, fixed_capacity=fixed_capacity, view=self)
