@@ -337,6 +337,9 @@ class Kernel(concurrent.futures.Executor):
             on_progress: called with what a task gives to `secfarm.progress`.
 
         Both are called in a thread of this kernel's own, in order, the last time before the future is done.
+
+        Raises:
+            ValueError, TypeError: a setting is none that a server would take.
         """
         settings: dict[str, object] = {
             "timeout_s": timeout_s,

@@ -114,7 +114,8 @@ class Link:
                 connection = await dial(address, self.make_connection, self._auth)
                 began_s = time.monotonic()
                 await self.watch(connection)
-                back_off.ended(time.monotonic() - began_s, was_of_use=self._received > 0)
+                # A line that was cut is no fault of the server.
+                back_off.ended(time.monotonic() - began_s, was_of_use=connection.session.goodbye is None)
             except (AuthError, ConfigError, KeyFileError) as error:
                 if not self.joined.done():
                     self.last_error = error

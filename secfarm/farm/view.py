@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
 from secfarm.farm.channel import Channel
 from secfarm.farm.current import task_settings
+from secfarm.farm.future import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from secfarm.farm.future import Future, Options
+    from secfarm.farm.future import Future
     from secfarm.farm.kernel import Kernel
 
 P = ParamSpec("P")
@@ -24,6 +25,7 @@ class KernelView:
     def __init__(self, kernel: Kernel, settings: dict[str, object]) -> None:
         self._kernel = kernel
         self._settings = {name: value for name, value in settings.items() if value is not None}
+        Options(**self._settings)  # type: ignore[arg-type]  # raises where one is none
 
     def _options(self, task: object) -> Options:
         """The settings of `task` with those of this view before them."""

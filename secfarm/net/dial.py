@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _FIRST_PAUSE_S: Final = 0.05
-_STEADY_S: Final = 1.0  # a peer that let us in and closed sooner is no better than one that does not answer
+_STEADY_S: Final = 1.0  # a peer that let us in and closed sooner may do so for ever
+_BRIEF_GROWTH: Final = 1.25  # of the pauses then: a line that breaks a dozen times is hardly slower for it
 
 _SSH_TIMEOUT_S: Final = 30.0  # ssh has a handshake of its own, and then a server is to start
 
@@ -39,9 +40,11 @@ class BackOff:
         self._pause_s = _FIRST_PAUSE_S
 
     def ended(self, lasted_s: float, *, was_of_use: bool = False) -> None:
-        """A session has ended: where it lasted, or was of use, the last attempt went well."""
+        """A session has ended: where it lasted, or was of use, pauses begin anew, else they grow more slowly."""
         if was_of_use or lasted_s >= _STEADY_S:
             self._pause_s = _FIRST_PAUSE_S
+        else:
+            self._pause_s *= _BRIEF_GROWTH / 2
 
     async def pause(self) -> None:
         """Wait until the next attempt is due."""

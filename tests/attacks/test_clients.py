@@ -36,12 +36,13 @@ def test_for_a_client_that_does_not_read_nothing_new_begins(
     """Its results wait in a bounded space, others are served, and when it reads it gets all of them."""
     monkeypatch.setattr(session, "MAX_UNREAD_BYTES", 4 * _MB)
     with client(serving, site) as ada, client(serving, site, BOB) as bob:
-        calls = [ada.task(lambda size: bytes(size), _MB) for _ in range(40)]
+        # Long enough that none waits in the worker's pipe behind another.
+        calls = [ada.task(lambda size: sum(range(300_000)) and bytes(size), _MB) for _ in range(40)]
         ada.submit(*calls)
         serving.until(lambda: unread(serving) > 4 * _MB)
         for _ in range(3):
             assert bob.run("builtins:abs", -1) == 1
-        # One that runs and those in the worker's pipe may finish.
+        # What runs may finish.
         assert serving.call(lambda: unread(serving)) < 12 * _MB
         while len(ada.outcomes) < len(calls):
             ada.read()

@@ -336,8 +336,8 @@ def test_a_hub_that_ends_each_session_at_once_is_dialled_less_and_less(site: Sit
     with FalseHub(Side.CLIENT, client_auth(site, ADA)) as hub:
         site.config(listen=None, dial=[hub.address])
         with Serving(site) as serving:
-            serving.until(lambda: len(site.events("closed")) >= 6)
-    assert hub.tried_s[5] - hub.tried_s[4] >= 0.4, "half of 0.8 s, the fifth pause"
+            serving.until(lambda: len(site.events("closed")) >= 11)
+    assert hub.tried_s[10] - hub.tried_s[9] >= 0.18, "half of the tenth pause; the first has 0.05 s"
 
 
 @pytest.mark.parametrize("who", ["a server", "a stranger"])
