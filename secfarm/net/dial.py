@@ -44,7 +44,7 @@ class BackOff:
         if was_of_use or lasted_s >= _STEADY_S:
             self._pause_s = _FIRST_PAUSE_S
         else:
-            self._pause_s *= _BRIEF_GROWTH / 2
+            self._pause_s = max(_FIRST_PAUSE_S, self._pause_s * _BRIEF_GROWTH / 2)
 
     async def pause(self) -> None:
         """Wait until the next attempt is due."""
