@@ -19,12 +19,7 @@ from secfarm.daemon.receipts import Notary
 from secfarm.daemon.tasks import Outstanding, Task, size_bytes
 from secfarm.daemon.terms import opened, terms_of
 from secfarm.errors import AuthError, PolicyError, ProtocolError, SecfarmError
-from secfarm.limits import (
-    IDLE_TIMEOUT_S,
-    MAX_OUTPUT_CHARS,
-    MAX_PENDING_VALUES_BYTES,
-    MAX_UNREAD_BYTES,
-)
+from secfarm.limits import IDLE_TIMEOUT_S, MAX_OUTPUT_CHARS, MAX_PENDING_VALUES_BYTES, MAX_UNREAD_BYTES
 from secfarm.run.crew import Work
 from secfarm.run.hearing import Hearing
 from secfarm.sign.sshsig import TASK_NAMESPACE
@@ -276,6 +271,7 @@ class ServerSession:
             call.dry_run,
             call.live_output,
             call.live_progress,
+            limits.output_bytes,
         )
         if call.live_output or call.live_progress:
             work.hearing = Hearing(lambda report: _tell_live(task, report), work.output_bytes)

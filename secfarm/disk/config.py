@@ -30,7 +30,7 @@ KERBEROS_NAMES: Final = ("KRB5_CONFIG", "KRB5_KTNAME", "KRB5RCACHENAME", "CREDEN
 
 @dataclass(frozen=True, slots=True)
 class KerberosConfig:
-    """`[kerberos]`: of a server `keytab` and `allowed_users`, of a client `ccache`, `client_keytab` and `target`."""
+    """`[kerberos]`: of a server `keytab` and `allowed_users`, of a client the rest."""
 
     service_name: str = DEFAULT_SERVICE
     keytab: Path | None = None
@@ -38,6 +38,7 @@ class KerberosConfig:
     ccache: str | None = None
     client_keytab: Path | None = None
     target: str | None = None
+    servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,7 @@ def _client_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
         ccache=table.text("ccache"),
         client_keytab=_Paths(table, base).file("client_keytab"),
         target=table.text("target"),
+        servers=table.texts("servers"),
     )
     if config.ccache and config.client_keytab:
         raise table.fault("ccache", "ccache and client_keytab are both given: a keytab's tickets are kept in memory")
