@@ -12,7 +12,8 @@ MAX_FRAME_BYTES: Final = 8 << 20  # an envelope of a full batch; larger values t
 CHUNK_BYTES: Final = 256 << 10  # of a large value; small enough that a ping never waits long behind one
 INLINE_BYTES: Final = 64 << 10  # encoded arguments or results up to this size ride inside their batch
 MAX_VALUE_BYTES: Final = 1 << 30  # one encoded value, as chunks
-MAX_PENDING_VALUES_BYTES: Final = 2 << 30  # announced and not yet complete, per session
+MAX_PENDING_VALUES_BYTES: Final = 2 << 30  # announced and not yet complete, per session; so much may wait as well
+MAX_UNREAD_BYTES: Final = 256 << 20  # of results that a client has not acknowledged: then nothing new begins for it
 
 # --- batches ------------------------------------------------------------------------------------------------------
 MAX_BATCH_CALLS: Final = 512

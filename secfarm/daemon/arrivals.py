@@ -22,6 +22,11 @@ class Value:
     here: bytes | Blob
     waiting: list[Callable[[bytes], None]] = field(default_factory=list)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the value, once it is here."""
+        return self.here.size_bytes if isinstance(self.here, Blob) else len(self.here)
+
 
 class Arrivals:
     """What one session's client has announced and not sent yet."""

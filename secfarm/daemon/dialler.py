@@ -59,15 +59,16 @@ class Dialler:
         self._task.cancel()
 
     async def _run(self) -> None:
-        back_off = BackOff(_LONGEST_PAUSE_S)
+        back_off, loop = BackOff(_LONGEST_PAUSE_S), asyncio.get_running_loop()
         while True:
             try:
                 connection = await dial(self.address, self._make)
-                back_off.reset()
+                began_s = loop.time()
                 self.connected, self._last_error = True, ""
                 self._changed()
                 _log.info("dialled in to %s", self.address)
                 await asyncio.wait([connection.closed])
+                back_off.ended(loop.time() - began_s)
             except (OSError, SecfarmError) as error:
                 self._note(error)
             except Exception:  # noqa: BLE001 - an error of ours; the hub must not lose the server for it

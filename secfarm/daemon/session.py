@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from secfarm.daemon.answers import Answers
 from secfarm.daemon.arrivals import Arrivals, Value
 from secfarm.daemon.live import LiveBuffer
 from secfarm.daemon.receipts import Notary
-from secfarm.daemon.tasks import Task
+from secfarm.daemon.tasks import Outstanding, Task, size_bytes
 from secfarm.daemon.terms import opened, terms_of
 from secfarm.errors import AuthError, PolicyError, ProtocolError, SecfarmError
-from secfarm.limits import (
-    IDLE_TIMEOUT_S,
-    MAX_OUTPUT_CHARS,
-    MAX_PENDING_VALUES_BYTES,
-)
+from secfarm.limits import IDLE_TIMEOUT_S, MAX_OUTPUT_CHARS, MAX_PENDING_VALUES_BYTES, MAX_UNREAD_BYTES
 from secfarm.run.crew import Work
 from secfarm.run.hearing import Hearing
 from secfarm.sign.sshsig import TASK_NAMESPACE
@@ -36,7 +33,6 @@ from secfarm.wire.messages import (
     Goodbyes,
     OrderResult,
     Ping,
-    Pong,
     Received,
     Submit,
     Welcome,
@@ -73,7 +69,8 @@ class ServerSession:
         self._notary: Notary | None = None
         self._limits = Limits()
         self._arrivals = Arrivals()
-        self._tasks: set[Task] = set()  # accepted in this session or adopted by it, and not finished
+        self._answers = Answers(connection)
+        self._tasks = Outstanding()  # accepted in this session or adopted by it, and not finished
         self._finished: list[tuple[Task, Done]] = []  # not yet told
         self._live = LiveBuffer()
         self._told: deque[Task] = deque()  # told and not yet acknowledged, in order
@@ -81,7 +78,6 @@ class ServerSession:
         self._acknowledged = 0
         self._heard_s = server.loop.time()
         self._flush_scheduled = False
-        self._unanswered: Ping | None = None  # the last one that came while the client did not read
         self._peer: Peer | None = None
         self._since_s = 0.0
         self._expiry: asyncio.TimerHandle | None = None
@@ -102,10 +98,8 @@ class ServerSession:
                 self._arrivals.take(message)
             case Established():
                 self._establish(message)
-            case Ping() if self._connection.writable:
-                self._connection.send(Pong(message.nonce))
             case Ping():
-                self._unanswered = message
+                self._answers.ping(message)
             case Goodbye():
                 self._end()
                 self._connection.close()
@@ -114,9 +108,7 @@ class ServerSession:
 
     def on_writable(self) -> None:
         """Tell what was held back while the client did not read."""
-        ping, self._unanswered = self._unanswered, None
-        if ping is not None and self._connection.session.ready:
-            self._connection.send(Pong(ping.nonce))
+        self._answers.resume()
         self._flush_soon()
 
     def on_closed(self, error: Exception | None) -> None:
@@ -215,7 +207,7 @@ class ServerSession:
         for value in values:
             self._arrivals.expect(value)
         for unfollowed in batch.refused_orders:
-            self._connection.send(OrderResult(unfollowed.request_id, _refusal(unfollowed.error)))
+            self._answers.order(OrderResult(unfollowed.request_id, _refusal(unfollowed.error)))
         self._crew.pump()
         for order in batch.orders:
             self._obey(order, self._crew)
@@ -250,14 +242,16 @@ class ServerSession:
         limits = self._limits
         # What was told and is not acknowledged counts as well, with room for acknowledgements that are on their way.
         unread = len(self._finished) + len(self._told)
+        size = arguments.size_bytes + (0 if values is None else values.size_bytes)
         if (
             len(self._tasks) >= limits.tasks
             or unread >= 2 * limits.tasks
-            or self._unread_bytes > MAX_PENDING_VALUES_BYTES
+            or not self._tasks.has_room(size, broadcast=call.broadcast)
         ):
-            self._tell_at_once(call.task_id, PolicyError(f"more than {limits.tasks} tasks are outstanding"))
+            most = f"{limits.tasks} tasks, or {MAX_PENDING_VALUES_BYTES} bytes of arguments,"
+            self._tell_at_once(call.task_id, PolicyError(f"more than {most} are outstanding"))
             return
-        task = Task(self.principal, call.task_id, self, program.digest, crew)
+        task = Task(self.principal, call.task_id, self, program.digest, crew, size_bytes=size)
         table.add(task)
         self._tasks.add(task)
         work = task.work = Work(
@@ -337,7 +331,9 @@ class ServerSession:
     def finished(self, task: Task, done: Done) -> None:
         """Tell the client what became of a task, together with what else finishes in this turn of the loop."""
         self._tasks.discard(task)
-        self._unread_bytes += len(done.value or b"")
+        self._unread_bytes += size_bytes(done)
+        if self._crew is not None:
+            self._crew.held = self._unread_bytes > MAX_UNREAD_BYTES
         self._finished.append((task, done))
         self._flush_soon()
 
@@ -380,10 +376,12 @@ class ServerSession:
             raise ProtocolError(f"{count} outcomes were acknowledged, {self._acknowledged + len(self._told)} were sent")
         while self._acknowledged < count:
             task = self._told.popleft()
-            if task.done is not None:
-                self._unread_bytes -= len(task.done.value or b"")
+            self._unread_bytes -= size_bytes(task.done)
             self._server.tasks.forget(task)
             self._acknowledged += 1
+        if self._crew is not None and self._crew.held and self._unread_bytes <= MAX_UNREAD_BYTES:
+            self._crew.held = False
+            self._crew.pump()
         self._leave_if_drained()
 
     # --- orders ---------------------------------------------------------------------------------------------------
@@ -404,7 +402,7 @@ class ServerSession:
                 answer = crew.categories()
             case TakeBack():
                 answer = self._give_back(order.task_ids, crew)
-        self._connection.send(OrderResult(order.request_id, None, msgspec.msgpack.encode(answer)))
+        self._answers.order(OrderResult(order.request_id, None, msgspec.msgpack.encode(answer)))
 
     def _cancel(self, task_id: bytes) -> bool:
         task = self._server.tasks.find(self.principal, task_id)

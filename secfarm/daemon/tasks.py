@@ -10,9 +10,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from secfarm.limits import MAX_VALUE_BYTES, RESULT_KEEP_S
+from secfarm.limits import MAX_PENDING_VALUES_BYTES, MAX_VALUE_BYTES, RESULT_KEEP_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from secfarm.daemon.session import ServerSession
     from secfarm.run.crew import Crew, Work
     from secfarm.task.outcome import Done
@@ -30,6 +32,7 @@ class Task:
     work: Work | None = None
     done: Done | None = None
     missing: int = 0  # large values of it that have not arrived
+    size_bytes: int = 0  # of its arguments and values
     orphaned_s: float = 0.0
 
 
@@ -60,33 +63,85 @@ class TaskTable:
         self.adopt(task)
 
     def orphan(self, task: Task, now_s: float) -> None:
-        """Keep what is known of `task` for a client that may come back for it."""
+        """Keep what is known of `task`, if it was accepted, for a client that may come back for it."""
         task.session = None
+        if self.find(task.principal, task.task_id) is not task:
+            return
         task.orphaned_s = now_s
         self._orphans[task] = None
-        self._orphan_bytes += _size_bytes(task)
+        self._orphan_bytes += size_bytes(task.done)
         self.expire(now_s)
 
     def finished(self, task: Task, done: Done) -> None:
         """Note the result of `task`."""
         task.done = done
+        if task.work is not None and not task.work.broadcast:  # which later workers run as well
+            task.work.arguments, task.work.values = b"", None  # they need not wait for an acknowledgement
         if task in self._orphans:
-            self._orphan_bytes += _size_bytes(task)
+            self._orphan_bytes += size_bytes(done)
 
     def adopt(self, task: Task) -> None:
         """A session has taken charge of `task` again, or it is dropped."""
         if task in self._orphans:
             del self._orphans[task]
-            self._orphan_bytes -= _size_bytes(task)
+            self._orphan_bytes -= size_bytes(task.done)
 
     def expire(self, now_s: float) -> None:
         """Forget finished orphans that are too old, or the oldest ones when they take too much memory."""
-        for task in list(self._orphans):
-            if task.orphaned_s + RESULT_KEEP_S > now_s and self._orphan_bytes <= MAX_VALUE_BYTES:
-                return
+        over_bytes = self._orphan_bytes - MAX_VALUE_BYTES
+        gone: list[Task] = []
+        for task in self._orphans:
+            if task.orphaned_s + RESULT_KEEP_S > now_s and over_bytes <= 0:
+                break
             if task.done is not None:
-                self.forget(task)
+                gone.append(task)
+                over_bytes -= size_bytes(task.done)
+        for task in gone:
+            self.forget(task)
 
 
-def _size_bytes(task: Task) -> int:
-    return len(task.done.value) if task.done is not None and task.done.value is not None else 0
+def size_bytes(done: Done | None) -> int:
+    """How much a result takes, and what the task printed."""
+    return 0 if done is None else len(done.value or b"") + len(done.output)
+
+
+class Outstanding:
+    """The tasks of one session that are not finished, and how much their arguments take."""
+
+    def __init__(self) -> None:
+        self._tasks: set[Task] = set()
+        self._size_bytes = 0
+        self._kept_bytes = 0  # of the broadcasts that went well: later workers run them too
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks)
+
+    def __contains__(self, task: Task) -> bool:
+        return task in self._tasks
+
+    def has_room(self, size_bytes: int, *, broadcast: bool) -> bool:
+        """Whether arguments of that size may be held besides those that are; those of one task always may."""
+        held_bytes = self._size_bytes + (self._kept_bytes if broadcast else 0)
+        return held_bytes == 0 or held_bytes + size_bytes <= MAX_PENDING_VALUES_BYTES
+
+    def add(self, task: Task) -> None:
+        """A task was accepted, or adopted."""
+        if task not in self._tasks:
+            self._tasks.add(task)
+            self._size_bytes += task.size_bytes
+
+    def discard(self, task: Task) -> None:
+        """It is finished, or another session's."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            self._size_bytes -= task.size_bytes
+            if task.work is not None and task.work.broadcast and task.done is not None and task.done.error is None:
+                self._kept_bytes += task.size_bytes
+
+    def clear(self) -> None:
+        """Nothing is to be told of them."""
+        self._tasks.clear()
+        self._size_bytes = 0

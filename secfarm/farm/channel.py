@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from secfarm.farm.kernel import Kernel
+    from secfarm.farm.view import KernelView
 
 T = TypeVar("T")
 
@@ -22,15 +23,17 @@ T = TypeVar("T")
 class Channel:
     """A stream of results, each given out once, to whoever asks first. Safe for several threads."""
 
-    def __init__(self, kernel: Kernel, *, fixed_capacity: int | None = None) -> None:
+    def __init__(self, kernel: Kernel, *, fixed_capacity: int | None = None, view: KernelView | None = None) -> None:
         """Make a channel on `kernel`.
 
         Args:
             fixed_capacity: how many tasks may be submitted and not yet received; `submit` blocks beyond it.
+            view: of this kernel, whose settings the tasks have.
         """
         if fixed_capacity is not None and operator.index(fixed_capacity) < 1:
             raise ValueError(f"fixed_capacity is at least 1, not {fixed_capacity}")
         self.kernel = kernel
+        self._view = view or kernel
         self._done: deque[concurrent.futures.Future[object]] = deque()
         self._room = None if fixed_capacity is None else threading.Semaphore(fixed_capacity)
         self._changed = threading.Condition()
@@ -38,7 +41,7 @@ class Channel:
 
     def submit(self, task: Callable[..., object] | str, /, *args: object, **kwargs: object) -> None:
         """Send a task; its result comes out of `receive` when it is done."""
-        self.expect(lambda: self.kernel.submit(task, *args, **kwargs))
+        self.expect(lambda: self._view.submit(task, *args, **kwargs))
 
     def expect(self, begin: Callable[[], concurrent.futures.Future[T]]) -> concurrent.futures.Future[T]:
         """Call `begin` when there is room, and let what its future holds come out of `receive` when it is done."""

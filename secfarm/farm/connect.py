@@ -31,6 +31,17 @@ def parse_addresses(given: Given, *, listening: bool = False) -> tuple[Address, 
     return tuple(parse_address(cast("str | tuple[str, int]", one), listening=listening) for one in listed)
 
 
+def check_limit(name: str, limit_s: float | None) -> float | None:
+    """Return a limit in seconds, None for none, that a user wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if limit_s is not None and not limit_s >= 0:
+        raise ValueError(f"{name} is a number of seconds, 0 or more, or None, not {limit_s!r}; nothing was dialled")
+    return limit_s
+
+
 async def connect(
     dispatch: Dispatch,
     addresses: tuple[Address, ...],

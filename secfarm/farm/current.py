@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from secfarm.farm.kernel import Kernel
 
 T = TypeVar("T")
+K = TypeVar("K", "Kernel", None)
 
 _process_wide: Kernel | None = None
-_in_context: ContextVar[Kernel | None] = ContextVar("secfarm kernel", default=None)
+# A context may have none where the process has one: what is not set is an empty tuple.
+_in_context: ContextVar[tuple[Kernel | None, ...]] = ContextVar("secfarm kernel", default=())
 _category: ContextVar[str | None] = ContextVar("secfarm category", default=None)
 _priority: ContextVar[Priority | None] = ContextVar("secfarm priority", default=None)
 
@@ -32,7 +34,7 @@ or set one for the whole process: secfarm.set_kernel(secfarm.Kernel([...]))"""
 
 def current_kernel() -> Kernel | None:
     """Return the kernel of this context, else that of the process, else None."""
-    kernel = _in_context.get() or _process_wide
+    kernel, *_ = (*_in_context.get(), _process_wide)
     return None if kernel is None or kernel.closed else kernel
 
 
@@ -56,9 +58,9 @@ def set_kernel(kernel: Kernel | None) -> Kernel | None:
 
 
 @contextlib.contextmanager
-def use_kernel(kernel: Kernel) -> Iterator[Kernel]:
-    """Make `kernel` the current one inside the block, for this thread or asyncio task only."""
-    token = _in_context.set(kernel)
+def use_kernel(kernel: K) -> Iterator[K]:
+    """Make `kernel` the current one inside the block, for this thread or asyncio task only; None: there is none."""
+    token = _in_context.set((kernel,))
     try:
         yield kernel
     finally:
@@ -70,7 +72,7 @@ def end_kernel(*, wait: bool = False) -> None:
     kernel = current_kernel()
     if kernel is not None:
         kernel.shutdown(wait=wait)
-    if _in_context.get() is None:
+    if not _in_context.get():
         set_kernel(None)
 
 
@@ -101,7 +103,12 @@ def task_categories_running() -> list[str | None]:
 
 @contextlib.contextmanager
 def task_category(category: str) -> Iterator[None]:
-    """Give the tasks that are submitted inside the block a category."""
+    """Give the tasks that are submitted inside the block a category.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    Options(category=category)
     token = _category.set(category)
     try:
         yield
@@ -145,7 +152,8 @@ def task_settings(task: object, options: Options | None) -> Options:
     if not isinstance(task, Task):
         if category is None and priority is None:
             return _DEFAULT
-        return Options(category=category or "default", priority=priority or Priority.DEFAULT)
+        return Options(category="default" if category is None else category, priority=priority or Priority.DEFAULT)
     own = task.options
     chosen = own.priority if priority is None else priority
-    return Options(own.timeout_s, category or own.category or "default", chosen or Priority.DEFAULT)
+    category = (own.category or "default") if category is None else category
+    return Options(own.timeout_s, category, chosen or Priority.DEFAULT)

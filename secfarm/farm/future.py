@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from secfarm.farm.receipts import Testimony
+    from secfarm.farm.schedule import Seat
     from secfarm.task.program import Program
     from secfarm.trust.receipt import Receipt
 
@@ -114,9 +115,13 @@ class Future(concurrent.futures.Future[T]):
         return receipt_of(cast("Future[object]", self), testimony, self._task_id, self._program.digest)
 
     def running(self) -> bool:
-        """Whether it was sent to a server and is not done."""
+        """Whether a server runs it, as far as is known here: one that others of ours are before at its server does not.
+
+        Nothing is asked for this. Where other clients use the server as well, it may still wait for a worker.
+        """
         submission = self._submission
-        return submission is not None and submission.sent and not self.done()
+        seat = None if submission is None else submission.seat
+        return seat is not None and seat.runs(cast("Submission", submission)) and not self.done()
 
     def result(self, timeout: float | None = None) -> T:
         """As `concurrent.futures.Future.result`.
@@ -223,7 +228,7 @@ class Submission:
     broadcast: bool = False
     spread: bool = False
     dry_run: bool = False
-    sent: bool = False  # some server has it, or had it when its connection broke
+    seat: Seat | None = None  # of the server that has it
     verdict: asyncio.Future[bool] | None = None  # set while a cancel waits for the server's word
     future: Future[object] = field(init=False, repr=False)
 
@@ -238,7 +243,7 @@ class Submission:
 
     def again(self) -> Submission:
         """Return the same task under a new id, with a future of its own."""
-        return replace(self, task_id=os.urandom(16), sent=False, verdict=None)
+        return replace(self, task_id=os.urandom(16), seat=None, verdict=None)
 
     @property
     def size_bytes(self) -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 from secfarm.disk.credentials import client_credentials
 from secfarm.errors import ConfigError, KernelCreationError, KernelError, ValueTransferError
 from secfarm.farm.channel import Channel
-from secfarm.farm.connect import connect, parse_addresses
+from secfarm.farm.connect import check_limit, connect, parse_addresses
 from secfarm.farm.current import priority_of, set_kernel, task_settings, use_kernel
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.future import Future, Options, Submission
@@ -67,7 +67,7 @@ class Kernel(concurrent.futures.Executor):
     """A set of servers that runs tasks. A context manager: current inside its block, shut down at its end.
 
     Raises (on creation):
-        ValueError: an address is malformed; nothing was dialled.
+        ValueError: an address is malformed, or another argument; nothing was dialled.
         KernelCreationError: a server refused us, or is not the one that we know, or did not answer in time.
     """
 
@@ -99,6 +99,7 @@ class Kernel(concurrent.futures.Executor):
         """
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f'delivery is "at-least-once" or "at-most-once", not {delivery!r}')
+        check_limit("connect_timeout_s", connect_timeout_s)
         parsed, listening = parse_addresses(addresses), parse_addresses(listen or (), listening=True)
         try:
             credentials = client_credentials(auth, key, os.environ)
@@ -336,6 +337,9 @@ class Kernel(concurrent.futures.Executor):
             on_progress: called with what a task gives to `secfarm.progress`.
 
         Both are called in a thread of this kernel's own, in order, the last time before the future is done.
+
+        Raises:
+            ValueError, TypeError: a setting is none that a server would take.
         """
         settings: dict[str, object] = {
             "timeout_s": timeout_s,

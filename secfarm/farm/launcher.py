@@ -22,6 +22,7 @@ from secfarm.auth.ed25519 import Ed25519AuthClient
 from secfarm.disk.credentials import client_credentials
 from secfarm.disk.keyfile import create_signing_key
 from secfarm.errors import ConnectionLostError, KernelCreationError
+from secfarm.farm.connect import check_limit
 from secfarm.farm.dispatch import Dispatch
 from secfarm.farm.kernel import Kernel
 from secfarm.farm.loop import background_loop, run_in_background
@@ -209,7 +210,7 @@ def ping(address: str | tuple[str, int], *, timeout_s: float | None = 3.0, auth:
 
     Raises:
         AuthError: it answers, but one of the two does not believe the other.
-        ValueError: the address is malformed.
+        ValueError: the address is malformed, or `timeout_s` no time.
     """
     try:
         _ask(address, auth, timeout_s, lambda link: link.ping())
@@ -248,6 +249,7 @@ def _ask(
 ) -> T:
     credentials = client_credentials(auth, None, os.environ)
     addresses = credentials.routed([parse_address(address)])
+    check_limit("timeout_s", timeout_s)
 
     async def asking() -> T:
         dispatch = Dispatch(background_loop(), at_most_once=True)

@@ -112,8 +112,10 @@ class Link:
         while True:
             try:
                 connection = await dial(address, self.make_connection, self._auth)
-                back_off.reset()
+                began_s = time.monotonic()
                 await self.watch(connection)
+                # A line that was cut is no fault of the server.
+                back_off.ended(time.monotonic() - began_s, was_of_use=connection.session.goodbye is None)
             except (AuthError, ConfigError, KeyFileError) as error:
                 if not self.joined.done():
                     self.last_error = error
@@ -224,7 +226,6 @@ class Link:
                     options.on_progress is not None,
                 )
             )
-            submission.sent = True
             if len(calls) == MAX_BATCH_CALLS or size > MAX_BATCH_BYTES:
                 self._sign_and_send(tuple(calls), tuple(texts), tuple(encoded))
                 calls, texts, values, encoded, size = [], [], {}, [], 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 from secfarm.farm.current import task_settings
 from secfarm.farm.shipped import folder
 from secfarm.farm.siblings import Siblings
+from secfarm.task.capture import capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -111,6 +112,7 @@ def pmap_reduce(
     progress: bool = False,
 ) -> T:
     """As `preduce` with `map_task` as key. Source: lparallel's `pmap-reduce`."""
+    capture(map_task)  # None is a key of `preduce`, and no task
     return preduce(
         reduce_task,
         sequence,

@@ -43,14 +43,21 @@ class Seat:
     def hold(self, submission: Submission) -> None:
         """Note that the server has a task."""
         self.held[submission.task_id] = submission
+        submission.seat = self
         self.held_bytes += submission.size_bytes
 
     def drop(self, task_id: bytes) -> Submission | None:
         """Note that it has it no longer; return the task, or None if it did not have it."""
         submission = self.held.pop(task_id, None)
         if submission is not None:
+            submission.seat = None
             self.held_bytes -= submission.size_bytes
         return submission
+
+    def runs(self, submission: Submission) -> bool:
+        """Whether the server runs the task, as far as we know: it begins tasks in the order in which they came."""
+        # Other threads ask; to make a tuple of a dictionary is one step.
+        return submission.task_id in tuple(self.held)[: self.workers]
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether values of that size may be sent besides those that it has; one task always may."""
@@ -108,10 +115,10 @@ class Schedule:
         """A server has gone; return what it had, in order of submission, for the caller to decide about."""
         if seat in self.seats:
             self.seats.remove(seat)
-        held = list(seat.held.values())
-        seat.held.clear()
-        seat.held_bytes = 0
-        return held
+        held = tuple(seat.held.values())
+        for submission in held:
+            seat.drop(submission.task_id)
+        return list(held)
 
     def keep(self, identity: Identity, submissions: list[Submission]) -> None:
         """The server that has these may be back for them in a moment: nobody else gets them until then."""

@@ -135,7 +135,7 @@ class Siblings:
         Where the two may not be called together, the items come back as keys, and there is no key. Where `task` may
         not be called by a function of ours at all, the settings are None, and there is no key either.
         """
-        settings = joint_settings(task, key)
+        settings = joint_settings(task) if key is None else joint_settings(task, key)
         if settings is not None or key is None:
             return items, cast("Callable[..., object] | None", key), settings
         keys = self.joined(self.spread(key, [(item,) for item in items], parts))
@@ -205,9 +205,8 @@ def joint_settings(*tasks: object) -> Options | None:
     Raises:
         InvalidTaskError: one of them is not a task, or cannot travel.
     """
-    given = [task for task in tasks if task is not None]
-    kinds = [capture(task).program.kind for task in given]
-    first, *others = (task_settings(task, None) for task in given)
-    if any(isinstance(task, str) for task in given) or ProgramKind.SOURCE not in kinds:
+    kinds = [capture(task).program.kind for task in tasks]
+    first, *others = (task_settings(task, None) for task in tasks)
+    if any(isinstance(task, str) for task in tasks) or ProgramKind.SOURCE not in kinds:
         return None
     return first if first.timeout_s is None and all(other == first for other in others) else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
+from secfarm.farm.channel import Channel
 from secfarm.farm.current import task_settings
+from secfarm.farm.future import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from secfarm.farm.future import Future, Options
+    from secfarm.farm.future import Future
     from secfarm.farm.kernel import Kernel
 
 P = ParamSpec("P")
@@ -23,6 +25,7 @@ class KernelView:
     def __init__(self, kernel: Kernel, settings: dict[str, object]) -> None:
         self._kernel = kernel
         self._settings = {name: value for name, value in settings.items() if value is not None}
+        Options(**self._settings)  # type: ignore[arg-type]  # raises where one is none
 
     def _options(self, task: object) -> Options:
         """The settings of `task` with those of this view before them."""
@@ -69,3 +72,7 @@ class KernelView:
     ) -> Iterator[T]:
         """As `Kernel.map`."""
         return self._kernel._map(fn, iterables, timeout, chunksize, self._options(fn))  # noqa: SLF001
+
+    def channel(self, *, fixed_capacity: int | None = None) -> Channel:
+        """As `Kernel.channel`; its tasks have the settings of this view."""
+        return Channel(self._kernel, fixed_capacity=fixed_capacity, view=self)

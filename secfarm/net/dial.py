@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _FIRST_PAUSE_S: Final = 0.05
+_STEADY_S: Final = 1.0  # a peer that let us in and closed sooner may do so for ever
+_BRIEF_GROWTH: Final = 1.25  # of the pauses then: a line that breaks a dozen times is hardly slower for it
 
 _SSH_TIMEOUT_S: Final = 30.0  # ssh has a handshake of its own, and then a server is to start
 
@@ -37,9 +39,12 @@ class BackOff:
         self._longest_s = longest_s
         self._pause_s = _FIRST_PAUSE_S
 
-    def reset(self) -> None:
-        """The last attempt went well."""
-        self._pause_s = _FIRST_PAUSE_S
+    def ended(self, lasted_s: float, *, was_of_use: bool = False) -> None:
+        """A session has ended: where it lasted, or was of use, pauses begin anew, else they grow more slowly."""
+        if was_of_use or lasted_s >= _STEADY_S:
+            self._pause_s = _FIRST_PAUSE_S
+        else:
+            self._pause_s = max(_FIRST_PAUSE_S, self._pause_s * _BRIEF_GROWTH / 2)
 
     async def pause(self) -> None:
         """Wait until the next attempt is due."""

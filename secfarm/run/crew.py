@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from secfarm.task.outcome import Done
 from secfarm.task.payload import Priority
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from secfarm.run.hearing import Hearing
     from secfarm.run.pool import WorkerPool
     from secfarm.run.process import WorkerProcess
-    from secfarm.task.outcome import Done, ErrorRecord
+    from secfarm.task.outcome import ErrorRecord
     from secfarm.task.payload import ProgramText
 
 
@@ -98,6 +99,7 @@ class Crew:
         self.broadcasts: list[Broadcast] = []
         self.seconds: dict[bytes, float] = {}  # moving average of each program's duration
         self.single_use = single_use  # a fresh worker for every call
+        self.held = False  # nothing new begins: its client does not read what came of the rest
         self.closing = False
         self.closed = False
 
@@ -186,7 +188,18 @@ class Crew:
         """
         running = [worker for worker in self.workers if worker.queue and worker.verdict is None]
         hit = [worker for worker in running if worker.queue[0].category == category]
-        return len(hit) if dry_run else sum([self._pool.kill(worker, error) for worker in hit])
+        return len(hit) if dry_run else sum([self._kill_head(worker, error) for worker in hit])
+
+    def _kill_head(self, worker: Worker, error: ErrorRecord) -> bool:
+        """Kill what a worker runs, or is about to: `categories` tells of both."""
+        work = worker.queue[0]
+        if self._pool.kill(worker, error):
+            return True
+        if work not in self.waiting[work.priority]:
+            return False  # it was over
+        self.waiting[work.priority].remove(work)
+        work.report(Done(work.number, None, error, 0.0, 0.0))
+        return True
 
     def change(self, terms: Terms, error: ErrorRecord, *, single_use: bool) -> bool:
         """Go on with workers of these terms, and return whether they are others; what runs is killed with `error`."""
@@ -214,12 +227,10 @@ class Crew:
 
     @property
     def wants_workers(self) -> bool:
-        """Whether calls or unfinished broadcasts wait."""
-        return bool(self.waiting[0] or self.waiting[1]) or any(not record.finished for record in self.broadcasts)
+        """Whether calls that may begin, or unfinished broadcasts, wait."""
+        return self.next_waiting() is not None or any(not record.finished for record in self.broadcasts)
 
     def next_waiting(self) -> Work | None:
         """The call that is to start next."""
-        for queue in self.waiting:
-            if queue:
-                return queue[0]
-        return None
+        queue = self.waiting[0] or self.waiting[1]
+        return queue[0] if queue and not self.held else None

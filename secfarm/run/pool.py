@@ -350,7 +350,7 @@ class WorkerPool:
             if work not in worker.queue:
                 worker.process.release()
                 if worker.crew is not None:
-                    self.pump(worker.crew)
+                    self.loop.call_soon(self.pump, worker.crew)  # the caller may not want it to begin after all
                 return False
         worker.verdict = (work, error)
         self.end(worker)

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -266,6 +267,7 @@ class FalseHub:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self.tries = self.met = 0
+        self.tried_s: list[float] = []
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -276,6 +278,7 @@ class FalseHub:
                 continue
             plain, _ = self._listening.accept()
             self.tries += 1
+            self.tried_s.append(time.monotonic())
             with contextlib.suppress(OSError, SecfarmError), self._context.wrap_socket(plain, server_side=True) as tls:
                 self._meet(tls)
 
@@ -326,6 +329,15 @@ def test_a_server_lets_in_the_hub_that_it_believes(site: Site) -> None:
             serving.until(lambda: hub.met >= 2)
     assert {record["principal"] for record in site.events("session")} == {"ada"}
     assert site.events("turned-away") == []
+
+
+def test_a_hub_that_ends_each_session_at_once_is_dialled_less_and_less(site: Site) -> None:
+    """It is believed, and each session is a record: who dials on at full speed would fill the disk."""
+    with FalseHub(Side.CLIENT, client_auth(site, ADA)) as hub:
+        site.config(listen=None, dial=[hub.address])
+        with Serving(site) as serving:
+            serving.until(lambda: len(site.events("closed")) >= 11)
+    assert hub.tried_s[10] - hub.tried_s[9] >= 0.18, "half of the tenth pause; the first has 0.05 s"
 
 
 @pytest.mark.parametrize("who", ["a server", "a stranger"])

@@ -40,6 +40,12 @@ def test_running_tasks_of_a_category_are_killed_and_waiting_ones_stay(kernel: Ke
     assert kernel.kill("blah") == 0
 
 
+def test_what_is_no_category_is_refused_where_it_is_given() -> None:
+    for wrong, kind in ((None, TypeError), (3, TypeError), ("x" * 129, ValueError)):
+        with pytest.raises(kind), task_category(wrong):  # type: ignore[arg-type]
+            pytest.fail("the block was entered")
+
+
 def test_each_worker_has_a_record(kernel: Kernel, gate: Gate) -> None:
     held = gate.hold(kernel)
     gate.wait()

@@ -53,6 +53,17 @@ def test_the_functions_of_lparallel_do_the_same(kernel) -> None:
     assert sorted(got) == sorted(i * i for i in range(50))
 
 
+def test_a_channel_of_a_view_has_its_settings(one_kernel, gate: Gate) -> None:
+    channel = one_kernel.options(category="blah").channel(fixed_capacity=1)
+    channel.submit(pass_gate, *gate.arguments("through"))
+    gate.wait()
+    assert one_kernel.kill("blah", dry_run=True) == 1
+    assert one_kernel.categories_running().count("blah") == 1
+    gate.open()
+    assert channel.receive() == "through"
+    assert channel.kernel is one_kernel
+
+
 def test_a_channel_remembers_its_kernel(one_kernel) -> None:
     with pytest.raises(NoKernelError):
         make_channel()

@@ -86,6 +86,18 @@ def test_use_kernel_is_for_this_context_only(kernel_of) -> None:
     assert current_kernel() is outer
 
 
+def test_a_context_may_have_no_kernel_where_the_process_has_one(one_kernel) -> None:
+    set_kernel(one_kernel)
+    with use_kernel(None):
+        assert current_kernel() is None
+        with pytest.raises(NoKernelError):
+            check_kernel()
+        with use_kernel(one_kernel):
+            assert current_kernel() is one_kernel
+        assert current_kernel() is None
+    assert current_kernel() is one_kernel
+
+
 def test_use_kernel_is_undone_by_an_error(one_kernel) -> None:
     with pytest.raises(KeyError), use_kernel(one_kernel):
         raise KeyError

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from secfarm import Future, Kernel, KernelError, WorkerLostError
-from tests.farm.farms import WAIT_S, Gate, gone, note, notes, pass_gate, results
+from tests.farm.farms import WAIT_S, Gate, gone, note, notes, pass_gate, results, until
 
 
 def fail():
@@ -33,6 +33,20 @@ def test_states_of_a_task_that_succeeds(kernel, gate: Gate) -> None:
     assert "finished" in repr(future)
     assert isinstance(future, Future)
     assert isinstance(future, concurrent.futures.Future)
+
+
+def test_running_is_what_a_worker_can_have_begun(one_kernel, gate: Gate) -> None:
+    """Tasks that are known to be short are sent ahead; those that wait at the server are not running."""
+    gate.open(20)
+    results([gate.hold(one_kernel) for _ in range(20)])
+    gate.wait(20)
+    futures = [gate.hold(one_kernel, number) for number in range(6)]
+    begun = {int(tag) for tag, _ in gate.wait(2)}
+    until(lambda: sum(len(seat.held) for seat in one_kernel._dispatch._schedule.seats) > 2, "some are sent ahead")
+    assert {number for number, future in enumerate(futures) if future.running()} == begun
+    gate.open(6)
+    assert results(futures) == list(range(6))
+    assert not any(future.running() for future in futures)
 
 
 def test_states_of_a_task_that_fails(one_kernel) -> None:

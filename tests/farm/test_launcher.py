@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -202,6 +203,16 @@ def test_ping_is_false_where_nobody_answers_in_time(one_daemon: Daemon, tmp_path
         ping("no port:", auth=one_daemon.auth)
     with pytest.raises(AuthError):
         ping(one_daemon.address, auth=SharedSecretAuth(bytes(range(32))))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1, -0.5])
+def test_what_is_no_time_is_refused_before_anything_is_dialled(one_daemon: Daemon, wrong: float) -> None:
+    with pytest.raises(ValueError, match="connect_timeout_s"):
+        Kernel(one_daemon.address, auth=one_daemon.auth, connect_timeout_s=wrong)
+    with pytest.raises(ValueError, match="connect_timeout_s"):
+        Kernel(listen="127.0.0.1:0", auth=one_daemon.auth, connect_timeout_s=wrong)
+    with pytest.raises(ValueError, match="timeout_s"):
+        ping(one_daemon.address, auth=one_daemon.auth, timeout_s=wrong)
 
 
 def test_ping_waits_for_a_server_that_is_yet_to_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -179,3 +180,9 @@ def test_a_limit_that_is_exceeded_ends_one_task_and_not_those_behind_it(one_kern
         assert isinstance(future.exception(WAIT_S), TaskTimeoutError)
     assert [future.result(WAIT_S) for future in good] == list(range(200))
     assert sorted(notes(path)) == list(range(200))
+
+
+@pytest.mark.parametrize("wrong", [{"timeout_s": 0}, {"timeout_s": math.nan}, {"memory_bytes": 0}, {"category": 3}])
+def test_a_view_with_a_setting_that_is_none_is_refused(one_kernel, wrong: dict[str, object]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        one_kernel.options(**wrong)

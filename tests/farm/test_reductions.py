@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secfarm import (
+    InvalidTaskError,
     NoKernelError,
     TaskRefusedError,
     deftask,
     pmap_reduce,
     preduce,
     preduce_partial,
+    premove_if,
+    psome,
     set_kernel,
     task_from_source,
 )
@@ -176,3 +179,18 @@ def test_names_reduce_under_a_policy_that_grants_no_source() -> None:
         assert pmap_reduce(abs, max, [-5, 3]) == 5
         with pytest.raises(TaskRefusedError):
             preduce(lambda a, b: a + b, range(100))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: preduce(None, [1, 2]),
+        lambda: preduce_partial(None, [1, 2]),
+        lambda: pmap_reduce(None, max, [1, 2]),
+        lambda: premove_if(None, [1]),
+        lambda: psome(None, [1]),
+    ],
+)
+def test_none_is_no_task(call) -> None:
+    with pytest.raises(InvalidTaskError):
+        call()

@@ -45,7 +45,7 @@ def test_first_takes_the_first_in_order_of_those_that_are_known() -> None:
 
 def test_tasks_are_called_together_unless_only_names_travel_or_their_settings_differ() -> None:
     etl, limited = deftask(category="etl")(source), deftask(timeout_s=1)(source)
-    assert joint_settings(source, len) == joint_settings(source, None) == Options()
+    assert joint_settings(source, len) == joint_settings(source) == Options()
     assert joint_settings(etl) == joint_settings(etl, etl) == Options(category="etl")
     for tasks in [(len,), (len, abs), (source, "len"), ("len",), (limited,), (etl, source)]:
         assert joint_settings(*tasks) is None, tasks

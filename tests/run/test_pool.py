@@ -123,6 +123,38 @@ async def test_a_killed_call_ends_with_the_killers_words(pool: WorkerPool, held:
 
 
 @pooled()
+async def test_a_call_is_killed_whether_or_not_its_worker_has_read_it(pool: WorkerPool) -> None:
+    """It is listed as running, and so it is counted, and does not begin after all. Of some, none is read by then."""
+    crew = pool.crew()
+    for _ in range(10):
+        assert await run(crew, abs, -1) == 1
+        endless = lambda: __import__("threading").Event().wait()
+        futures = [submit(crew, endless, category="etl"), submit(crew, abs, -2)]
+        assert crew.categories() == ["etl"]
+        assert crew.kill("etl", KILLED, dry_run=False) == 1
+        assert (await futures[0]).error == KILLED
+        assert value_of(await futures[1]) == 2
+
+
+@pooled()
+async def test_a_crew_that_is_held_begins_nothing(pool: WorkerPool) -> None:
+    """What waits stays, is taken back when asked for, and begins when the crew is let go."""
+    crew, other = pool.crew(), pool.crew()
+    crew.held = True
+    first, second = work(abs, -1), work(abs, -2)
+    crew.submit(first[0])
+    crew.submit(second[0])
+    crew.pump()
+    assert await run(other, abs, -3) == 3
+    assert (crew.workers, crew.wants_workers) == ([], False)
+    assert crew.withdraw({first[0]}) == {first[0]}
+    crew.held = False
+    crew.pump()
+    assert value_of(await second[1]) == 2
+    assert not first[1].done()
+
+
+@pooled()
 async def test_cancel_kills_what_runs_and_takes_back_what_waits(pool: WorkerPool, held: Hold) -> None:
     crew = pool.crew()
     running, future = work(hold, *held.args)
