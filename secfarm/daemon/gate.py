@@ -11,10 +11,12 @@ import itertools
 import os
 import resource
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.daemon.dialler import Dialler
+from secfarm.daemon.log import log_to
 from secfarm.daemon.passage import (
     GATE,
     Arrived,
@@ -69,7 +71,9 @@ class Gate:
         self._listening: tuple[Listen, list[int]] | None = None
 
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
-        self._listening = decode_listen(packet), descriptors
+        listen = decode_listen(packet)
+        log_to(sys.stderr, ROLE.name, listen.log)
+        self._listening = listen, descriptors
         self._open()
 
     def _open(self) -> None:
@@ -80,7 +84,7 @@ class Gate:
         identity = self._present.identity
         context, certificate = acceptor_context() if identity is None else listening(identity)
         # The keeper's own deadline comes first: it has a word to say.
-        self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S)
+        self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S, removes=False)
         for fd in descriptors:
             sock = socket.socket(fileno=fd)
             sock.settimeout(0)
