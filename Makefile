@@ -47,11 +47,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 test: lint
-	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit
+	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit systemd-analyze
 	KERBEROS_TESTS=required $(BIN)/python -m pytest -n $(WORKERS)
 
 test-pythons:
-	@.ci/apt ssh-keygen sshd
+	@.ci/apt ssh-keygen sshd systemd-analyze
 	@set -e; for python in $(PYTHONS); do \
 		if ! $$python -c '' 2>/dev/null; then echo "$$python: not on this machine, skipped"; continue; fi; \
 		test -x $(VENV)/$$python/bin/python || $$python -m venv $(VENV)/$$python; \
