@@ -7,11 +7,12 @@ PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-pythons lint bench clean
+.PHONY: help demo test test-interop test-pythons lint bench clean
 
 help:
 	@echo "make demo   real work on two local servers that verify every batch, then a forged and a replayed one refused"
 	@echo "make test   ruff, mypy --strict, every test"
+	@echo "make test-interop   Kerberos with Heimdal and with Samba's domain controller (root, Debian)"
 	@echo "make test-pythons   every test with each of $(PYTHONS) that is here"
 	@echo "make lint   ruff and mypy only"
 	@echo "make bench  speed beside concurrent.futures and dask.distributed"
@@ -47,8 +48,16 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 test: lint
-	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit systemd-analyze
+	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit pkinit systemd-analyze
 	KERBEROS_TESTS=required $(BIN)/python -m pytest -n $(WORKERS)
+
+$(VENV)/.interop: .ci/interop | $(VENV)/.dev
+	.ci/interop $(VENV)/interop $(BIN)/python
+	@touch $@
+
+test-interop: $(VENV)/.interop
+	@.ci/apt krb5kdc kadmin.local kinit unshare
+	KERBEROS_TESTS=required KERBEROS_INTEROP=$(CURDIR)/$(VENV)/interop $(BIN)/python -m pytest tests/interop -m interop
 
 test-pythons:
 	@.ci/apt ssh-keygen sshd systemd-analyze

@@ -115,6 +115,14 @@ class Auth(ABC):
         """Return the auth for a session over a channel whose TLS has proven `certificate`, or nothing (None)."""
         return self
 
+    def at_hub(self) -> Auth:
+        """Return the auth for sessions with servers that dial in, of which we know the name that they claim.
+
+        Raises:
+            ConfigError: it does not say which servers those may be, or cannot prove them.
+        """
+        return self
+
     @abstractmethod
     def begin(self, *, side: Side, binding: bytes, address: str, now_s: float) -> Mechanism:
         """Return the mechanism for one session.

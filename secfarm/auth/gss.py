@@ -8,51 +8,33 @@ Law: docs/PROTOCOL.md, section 3.3.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-from secfarm.auth.base import Auth, Mechanism, Peer, Side, transcript
-from secfarm.auth.gss_errors import KerberosError, in_words
-from secfarm.errors import AuthError, BadSignatureError, ConfigError, KeyFileError
-from secfarm.limits import MAX_FRAME_BEFORE_AUTH_BYTES
+from secfarm.auth.base import Auth, Mechanism, Side
+from secfarm.auth.gss_context import NAME, GssClient, GssServer, Keytab
+from secfarm.auth.gss_errors import KerberosError
+from secfarm.errors import ConfigError
 
 if TYPE_CHECKING:
     import os
+    from typing import Self
 
     import gssapi
 
     StrPath: TypeAlias = "str | os.PathLike[str]"
 
-NAME: Final = "gss"
 DEFAULT_SERVICE: Final = "secfarm"
-_CLIENT_LABEL: Final = "secfarm auth v1 gss client"
-_SERVER_LABEL: Final = "secfarm auth v1 gss server"
-_BINDINGS_LABEL: Final = b"secfarm session v1:"
-_KRB5_HEADER: Final = bytes.fromhex("06092a864886f712010202")  # RFC 4121, section 4.1: the mechanism's identifier
-_SPNEGO_HEADER: Final = bytes.fromhex("06062b0601050502")  # RFC 4178
-_NTLM_HEADER: Final = b"NTLMSSP\0"
-_MAX_TOKEN_BYTES: Final = MAX_FRAME_BEFORE_AUTH_BYTES - 512  # the frame and our MIC need some
-_MAX_MIC_BYTES: Final = 256
-_LENGTH_BYTES: Final = 4
-_ANONYMOUS: Final = "WELLKNOWN/ANONYMOUS@"  # RFC 8062
-_SKEW_S: Final = 300  # MIT's acceptor counts the clock skew that it allows into a ticket's life
-
 _MISSING: Final = (
     "Kerberos needs the package gssapi, which is not installed; nothing was sent. Install secfarm[gssapi] (it is "
     "compiled: apt-get install libkrb5-dev gcc), or use a key"
 )
-
-
-class Keytab(Protocol):
-    """A server's keytab as `secfarm.disk.keytab` gives it."""
-
-    def name(self) -> str:
-        """Return the name by which GSS finds the keytab as it is now.
-
-        Raises:
-            KeyFileError: it is missing, unreadable, empty, open to others or no keytab.
-        """
+_NO_STORES: Final = (
+    "the package gssapi was compiled against a Kerberos library that cannot be told which cache or keytab to use (such "
+    "as Heimdal 7): nothing was sent or started. Servers need MIT's library; a client may name its cache by KRB5CCNAME "
+    "instead"
+)
 
 
 def _gss() -> Any:  # noqa: ANN401 - the package may be absent, and then has no types
@@ -71,13 +53,19 @@ def _gss() -> Any:  # noqa: ANN401 - the package may be absent, and then has no 
 class _GssAuth(Auth):
     mechanism: ClassVar[str] = NAME
 
+    @property
+    def _names_files(self) -> bool:
+        """Whether the library has to be told a cache or a keytab."""
+        return True
+
     def check_library(self) -> None:
-        """Return if the package gssapi is there.
+        """Return if the package gssapi is there and can do what this needs.
 
         Raises:
-            ConfigError: it is not installed.
+            ConfigError: it is not installed, or was compiled against a library that cannot be told a cache or a keytab.
         """
-        _gss()
+        if not hasattr(_gss().raw, "acquire_cred_from") and self._names_files:
+            raise ConfigError(_NO_STORES)
 
 
 class GssAuthClient(_GssAuth):
@@ -89,7 +77,12 @@ class GssAuthClient(_GssAuth):
         client_keytab: keytab with which tickets are fetched and renewed, for services; its first principal is proven.
         target: the server's host, if it is not the one that is dialled (tunnels, unix sockets), or, with a slash, its
             whole principal.
+        servers: names of the servers that may dial in to a hub; one that calls itself `name` has to prove that it is
+            `service_name/name`.
+        is_hub: whether this is for servers that dial in; see `at_hub`.
     """
+
+    is_hub = False
 
     def __init__(
         self,
@@ -97,11 +90,14 @@ class GssAuthClient(_GssAuth):
         ccache: StrPath | None = None,
         client_keytab: StrPath | None = None,
         target: str | None = None,
+        *,
+        servers: Iterable[str] = (),
     ) -> None:
         """Take what is described above; nothing is read yet.
 
         Raises:
-            ConfigError: both `ccache` and `client_keytab` are given: a keytab's tickets are kept in memory.
+            ConfigError: both `ccache` and `client_keytab` are given: a keytab's tickets are kept in memory; or
+                `servers` are no names of hosts.
         """
         if ccache is not None and client_keytab is not None:
             raise ConfigError("GssAuthClient takes a ccache or a client_keytab, not both; nothing was sent")
@@ -109,19 +105,47 @@ class GssAuthClient(_GssAuth):
         self.ccache = ccache
         self.client_keytab = client_keytab
         self.target = target
+        if isinstance(servers, str):
+            raise ConfigError("servers is a list of names, not one text")
+        self.servers = frozenset(servers)
+        for name in self.servers:
+            if not name or not name.isprintable() or set(name) & set(" /@"):
+                raise ConfigError(f"servers: {name!a} is no name of a host; nothing was sent")
 
     def __repr__(self) -> str:
         """Names and paths; there is no secret in it."""
         return f"GssAuthClient({self.service_name!r}, {self.ccache!r}, {self.client_keytab!r}, {self.target!r})"
 
+    @property
+    def _names_files(self) -> bool:
+        return self.ccache is not None or self.client_keytab is not None
+
+    def at_hub(self) -> Self:
+        """Return the auth for servers that dial in; see `Auth.at_hub`."""
+        if not self.servers and self.target is None:
+            raise ConfigError(
+                "a hub has to be told which servers may dial in, for any service of the realm could: give "
+                "GssAuthClient(servers=[...]) their names, or target=; it was not opened"
+            )
+        other = copy.copy(self)
+        other.is_hub = True
+        return other
+
     def begin(self, *, side: Side, binding: bytes, address: str, now_s: float) -> Mechanism:
         """Return the mechanism for one session; see `Auth.begin`."""
         if side is not Side.CLIENT:
             raise ConfigError("GssAuthClient is for clients; give the server a GssAuthServer")
-        return _GssClient(_gss(), self, self._target(address), binding, now_s)
+        return GssClient(_gss(), self, self._target(address), binding, now_s)
 
     def _target(self, address: str) -> str:
         """Return `service@host`, or a whole principal, with a slash."""
+        if self.is_hub and self.target is None:
+            if address not in self.servers:
+                raise KerberosError(
+                    f"kerberos: a server that calls itself {address!a} dialled in, and is none of servers "
+                    f"({', '.join(sorted(self.servers))}); nothing was sent to it"
+                )
+            return f"{self.service_name}@{address}"
         host = self.target or ("" if address.startswith("unix:") else address.rpartition(":")[0].strip("[]") or address)
         if not host:
             raise ConfigError(
@@ -184,275 +208,4 @@ class GssAuthServer(_GssAuth):
             raise ConfigError("GssAuthServer is for servers; give the client a GssAuthClient")
         if self.source is None:
             raise ConfigError("GssAuthServer names a keytab that was not loaded; nothing was started")
-        return _GssServer(_gss(), self, self.source, binding, now_s)
-
-
-@dataclass(frozen=True, slots=True)
-class ContextKey:
-    """A session's GSS context as a key: MICs of one end hold at the other, in their order, and nowhere else.
-
-    The context lives in one process; whoever is to verify needs this object.
-    """
-
-    algorithm: ClassVar[str] = "gss-mic"
-    key_id: str
-    _context: Any = field(repr=False)
-    _library: Any = field(repr=False)
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the MIC of `message`."""
-        return bytes(self._library.raw.get_mic(self._context, message))
-
-    def verify(self, message: bytes, signature: bytes, /) -> bytes:
-        """Return `message` if `signature` is the other end's next MIC and over it, else raise.
-
-        Raises:
-            BadSignatureError: it is not: altered, repeated, out of order, or our own.
-        """
-        if len(signature) > _MAX_MIC_BYTES:
-            raise BadSignatureError(f"a MIC of {len(signature)} bytes; nothing was believed")
-        try:
-            self._library.raw.verify_mic(self._context, message, signature)
-        except self._library.exceptions.GSSError as error:
-            raise BadSignatureError(
-                f"the MIC is not the next one of this session's context ({type(error).__name__}); nothing was believed"
-            ) from error
-        return message
-
-
-class _Gss(Mechanism):
-    """What both sides check of a context."""
-
-    name = NAME
-    blocking = True
-    side: ClassVar[Side]
-
-    def __init__(self, library: Any, binding: bytes, now_s: float, service: str) -> None:  # noqa: ANN401 - see _gss
-        self._library = library
-        self._binding = binding
-        self._now_s = now_s
-        self._service = service
-        flag = library.RequirementFlag
-        self._needed = {
-            "mutual authentication": flag.mutual_authentication,
-            "replay detection": flag.replay_detection,
-            "sequence": flag.out_of_sequence_detection,
-            "integrity": flag.integrity,
-            "confidentiality": flag.confidentiality,
-        }
-
-    @property
-    def complete(self) -> bool:
-        return self.peer is not None
-
-    def _bindings(self) -> Any:  # noqa: ANN401 - see _gss
-        return self._library.raw.ChannelBindings(application_data=_BINDINGS_LABEL + self._binding)
-
-    def _check(self, result: Any) -> None:  # noqa: ANN401 - see _gss
-        """Return if the context is complete and what we asked for was granted, nothing that we did not, else raise."""
-        if result.more_steps:
-            raise KerberosError("kerberos: the context needs more rounds than Kerberos 5 takes; it was ended")
-        if result.mech != self._library.MechType.kerberos:
-            raise KerberosError("kerberos: the context is of another mechanism than Kerberos 5; it was ended")
-        missing = [word for word, flag in self._needed.items() if flag not in result.flags]
-        if missing:
-            raise KerberosError(f"kerberos: the context grants no {', '.join(missing)}; it was ended")
-        if self._library.RequirementFlag.delegate_to_peer in result.flags or getattr(result, "delegated_creds", None):
-            raise KerberosError(
-                "kerberos: the client delegates its credentials, and this end wants none; it was ended. Client: do not "
-                "set delegation (forwarding) for this service"
-            )
-
-    def _name(self, name: Any, whose: Side) -> str:  # noqa: ANN401 - see _gss
-        """Return the full principal of a proven name, else raise."""
-        shown = self._library.raw.display_name(name)
-        principal: str = shown.name.decode("utf-8", "strict")
-        kinds = {self._library.NameType.anonymous, None}
-        if shown.name_type in kinds or principal.startswith(_ANONYMOUS):
-            raise KerberosError(f"kerberos: the {whose.value} is anonymous; it was not let in")
-        if not all(principal.rpartition("@")) or not principal.isprintable() or " " in principal:
-            raise KerberosError(f"kerberos: {principal!a} is no full principal; it was not let in")
-        return principal
-
-    def _key(self, context: Any) -> ContextKey:  # noqa: ANN401 - see _gss
-        return ContextKey(f"GSS:{self._binding.hex()}", context, self._library)
-
-    def _expires_s(self, lifetime_s: int | None, skew_s: int = 0) -> float | None:
-        if lifetime_s is None:
-            return None
-        return self._now_s + (lifetime_s - skew_s if lifetime_s > skew_s else lifetime_s)
-
-    def _check_mic(self, key: ContextKey, message: bytes, mic: bytes) -> None:
-        try:
-            key.verify(message, mic)
-        except BadSignatureError as error:
-            raise KerberosError(
-                f"kerberos: the {self.side.other.value} did not prove that it is at the other end of this channel: "
-                "somebody may stand in between; the session was ended"
-            ) from error
-
-
-class _GssClient(_Gss):
-    side = Side.CLIENT
-
-    def __init__(self, library: Any, auth: GssAuthClient, target: str, binding: bytes, now_s: float) -> None:  # noqa: ANN401
-        super().__init__(library, binding, now_s, target)
-        self._auth = auth
-        self._context: Any = None
-        self._target: Any = None
-        self._credentials: Any = None
-        self._token = b""
-
-    def step(self, token: bytes | None) -> bytes | None:
-        if self.complete or (token is None) != (self._context is None):
-            raise AuthError("kerberos: a token came out of turn")
-        try:
-            return self._begin() if token is None else self._end(token)
-        except self._library.exceptions.GSSError as error:
-            raise in_words(error, self.side, self._service, fetching=token is None) from error
-
-    def _begin(self) -> bytes:
-        library = self._library
-        kind = library.NameType.kerberos_principal if "/" in self._service else library.NameType.hostbased_service
-        self._target = library.raw.import_name(self._service.encode(), kind)
-        self._credentials = self._acquire()
-        result = self._init(None)
-        self._context, self._token = result.context, bytes(result.token or b"")
-        if len(self._token) > _MAX_TOKEN_BYTES:
-            raise KerberosError(
-                f"kerberos: the ticket makes a token of {len(self._token)} bytes, {_MAX_TOKEN_BYTES} are allowed; "
-                "nothing was sent. A principal with fewer groups has a smaller one"
-            )
-        return self._token
-
-    def _init(self, token: bytes | None) -> Any:  # noqa: ANN401 - see _gss
-        return self._library.raw.init_sec_context(
-            self._target,
-            creds=self._credentials,
-            context=self._context,
-            mech=self._library.MechType.kerberos,
-            flags=list(self._needed.values()),
-            channel_bindings=self._bindings(),
-            input_token=token,
-        )
-
-    def _acquire(self) -> Any:  # noqa: ANN401 - see _gss
-        store: dict[bytes, bytes] = {}
-        if self._auth.ccache is not None:
-            store[b"ccache"] = _file(str(self._auth.ccache))
-        elif self._auth.client_keytab is not None:
-            store[b"client_keytab"] = _file(str(self._auth.client_keytab))
-            # Of this keytab only: another's tickets must not be taken for its own.
-            store[b"ccache"] = b"MEMORY:secfarm " + str(self._auth.client_keytab).encode()
-        raw, kerberos = self._library.raw, [self._library.MechType.kerberos]
-        if not store:
-            return raw.acquire_cred(None, mechs=kerberos, usage="initiate").creds
-        return raw.acquire_cred_from(store, None, mechs=kerberos, usage="initiate").creds
-
-    def _end(self, token: bytes) -> bytes:
-        answer, mic = _cut(token)
-        result = self._init(answer)
-        self._check(result)
-        key = self._key(result.context)
-        self._check_mic(key, transcript(_SERVER_LABEL, self._binding, self._token, answer), mic)
-        server = self._name(self._library.raw.inquire_context(result.context).target_name, Side.SERVER)
-        self.peer = Peer(server, NAME, session_signer=key, expires_s=self._expires_s(result.lifetime))
-        return key.sign(transcript(_CLIENT_LABEL, self._binding, self._token, token))
-
-
-class _GssServer(_Gss):
-    side = Side.SERVER
-
-    def __init__(self, library: Any, auth: GssAuthServer, keytab: Keytab, binding: bytes, now_s: float) -> None:  # noqa: ANN401
-        super().__init__(library, binding, now_s, auth.service_name)
-        self._auth = auth
-        self._keytab = keytab
-        self._said: bytes | None = None  # what the client has to make its MIC over, once the context is complete
-        self._result: Any = None
-
-    def step(self, token: bytes | None) -> bytes | None:
-        if token is None or self.complete:
-            raise AuthError("kerberos: a token came out of turn")
-        try:
-            if self._said is None:
-                return self._accept(token)
-            self._finish(self._said, token)
-        except self._library.exceptions.GSSError as error:
-            raise in_words(error, self.side, self._service) from error
-        except KeyFileError as error:
-            raise KerberosError(f"kerberos: {error}") from error
-        return None
-
-    def _accept(self, token: bytes) -> bytes:
-        _check_kind(token)
-        result = self._library.raw.accept_sec_context(
-            token, acceptor_creds=self._credentials(), channel_bindings=self._bindings()
-        )
-        self._check(result)
-        self._name(result.initiator_name, Side.CLIENT)
-        self._result = result
-        answer = bytes(result.token or b"")
-        mic = self._key(result.context).sign(transcript(_SERVER_LABEL, self._binding, token, answer))
-        reply = len(answer).to_bytes(_LENGTH_BYTES, "big") + answer + mic
-        self._said = transcript(_CLIENT_LABEL, self._binding, token, reply)
-        return reply
-
-    def _credentials(self) -> Any:  # noqa: ANN401 - see _gss
-        """Acquired anew for each session, so a keytab with new keys counts at once."""
-        store = {b"keytab": self._keytab.name().encode()}
-        if self._auth.replay_cache is not None:
-            store[b"rcache"] = b"file2:" + self._auth.replay_cache.encode()
-        library = self._library
-        # Without a name any principal of the keytab would be taken, without mechs SPNEGO.
-        name = library.raw.import_name(self._auth.service_name.encode(), library.NameType.hostbased_service)
-        kerberos = [library.MechType.kerberos]
-        return library.raw.acquire_cred_from(store, name, mechs=kerberos, usage="accept").creds
-
-    def _finish(self, said: bytes, mic: bytes) -> None:
-        result, self._result = self._result, None
-        key = self._key(result.context)
-        self._check_mic(key, said, mic)
-        principal = self._name(result.initiator_name, Side.CLIENT)
-        self._ask(principal, self._library.Name(result.initiator_name))
-        self.peer = Peer(principal, NAME, session_verifier=key, expires_s=self._expires_s(result.lifetime, _SKEW_S))
-
-    def _ask(self, principal: str, name: gssapi.Name) -> None:
-        try:
-            verdict: object = self._auth.name_accepted(name)
-        except Exception as error:
-            raise KerberosError(
-                f"kerberos: name_accepted raised {type(error).__name__} for {principal!a}, so it was not let in"
-                f": {error}"
-            ) from error
-        if verdict is not True:
-            hint = "" if verdict is False else f" (it returned {type(verdict).__name__}, and only True accepts)"
-            raise KerberosError(
-                f"kerberos: {principal!a} proved its name and is not accepted{hint}; it was not let in. If it "
-                "should be, add it to allowed_users"
-            )
-
-
-def _check_kind(token: bytes) -> None:
-    """Return if `token` begins as one of Kerberos 5 does, else raise and say what it is instead."""
-    head = token[:32]
-    if token.startswith(_NTLM_HEADER):
-        raise KerberosError("kerberos: the client sent an NTLM token; only Kerberos 5 itself is accepted")
-    if _SPNEGO_HEADER in head:
-        raise KerberosError("kerberos: the client sent a SPNEGO token; only Kerberos 5 itself is accepted")
-    if not token.startswith(b"\x60") or _KRB5_HEADER not in head:
-        raise KerberosError(f"kerberos: the client's first token of {len(token)} bytes is not one of Kerberos 5")
-
-
-def _cut(token: bytes) -> tuple[bytes, bytes]:
-    """Cut the server's token into GSS's and the MIC behind it."""
-    end = _LENGTH_BYTES + int.from_bytes(token[:_LENGTH_BYTES], "big")
-    if not _LENGTH_BYTES < end < len(token) <= end + _MAX_MIC_BYTES:
-        raise KerberosError(
-            f"kerberos: the server's token of {len(token)} bytes is none of this exchange; it was ended"
-        )
-    return token[_LENGTH_BYTES:end], token[end:]
-
-
-def _file(name: str) -> bytes:
-    """A path as Kerberos writes it; what has a kind already stays."""
-    return (name if ":" in name else f"FILE:{name}").encode()
+        return GssServer(_gss(), self, self.source, binding, now_s)

@@ -24,6 +24,7 @@ _AT_CLIENT: Final[dict[int, str]] = {
     6: "the KDC does not know the client's principal. Look into the client keytab (klist -k), or have it added",
     7: "the KDC does not know the service {service}. Have it added (addprinc -randkey), or name it with target= if the "
     "server is reached by another name",
+    12: "the KDC's policy forbids the ticket: the account may be disabled or restricted; ask its administrator",
     18: "the KDC has locked the client's account; ask its administrator",
     23: "the password or key of the client has expired. Run: kpasswd",
     24: "the KDC did not take the client's key: it changed since the client keytab was made. Make a new one (ktadd)",
@@ -44,6 +45,7 @@ _AT_CLIENT: Final[dict[int, str]] = {
     199: "the credential cache is damaged or empty. Run: kinit",
     212: "what KRB5CCNAME names is no credential cache. Run: kinit",
     220: "no KDC of the realm can be found. Name it in krb5.conf ([realms], kdc)",
+    217: "no realm is known for the host of {service}. Name it in krb5.conf ([domain_realm])",
     213: "the client keytab is no keytab. Make it with `ktutil` or `kadmin` (ktadd)",
 }
 _OTHER_REALM: Final = (

@@ -1,10 +1,14 @@
-"""What `secfarm doctor` says of confinement: each layer, by engaging it, and whether it holds, by trying to escape."""
+"""What `secfarm doctor` says of confinement: each layer, by engaging it, and whether it holds, by trying to escape.
+
+And of the roles' own lists, by binding a process by them.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from secfarm.cli.doctor import Finding, Level
+from secfarm.daemon.roles import DIALLING_GATE, GATE, KEEPER
 from secfarm.errors import ExitStatus
 from secfarm.run.nursery import Nursery
 from secfarm.run.probe import probe
@@ -13,17 +17,24 @@ from secfarm.run.profile import PROFILES, ConfinementError, LayerState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from secfarm.run.role import Role
+
 _READY_S = 30.0
 
 
 def confinement_findings(profile: str, *, serves: bool) -> Iterator[Finding]:
-    """Yield what became of each layer of a profile on this machine.
+    """Yield what became of each layer of a profile on this machine, and of the lists of the server's roles.
 
     Args:
         serves: there is a server's configuration, so what is missing is a failure and no warning.
     """
-    nursery = Nursery(PROFILES[profile])
     bad, status = (Level.FAIL, ExitStatus.MISSING) if serves else (Level.WARN, ExitStatus.OK)
+    yield from _workers(profile, bad, status)
+    yield from [_role(role, bad, status) for role in (GATE, DIALLING_GATE, KEEPER)]
+
+
+def _workers(profile: str, bad: Level, status: ExitStatus) -> Iterator[Finding]:
+    nursery = Nursery(PROFILES[profile])
     subject = "confinement"
     try:
         try:
@@ -42,6 +53,14 @@ def confinement_findings(profile: str, *, serves: bool) -> Iterator[Finding]:
         yield Finding(Level.OK, subject, f"profile {profile}; {len(attempts)} escapes were tried in vain")
     finally:
         nursery.close()
+
+
+def _role(role: Role, bad: Level, status: ExitStatus) -> Finding:
+    try:
+        bound = role.rehearse()
+    except ConfinementError as error:
+        return Finding(bad, "role", str(error), "", status)
+    return Finding(Level.OK, "role", f"{role.name}: {bound}")
 
 
 def _layer(state: LayerState, bad: Level, status: ExitStatus) -> Finding:

@@ -13,6 +13,7 @@ import click
 
 from secfarm.auth.gss_errors import KerberosError
 from secfarm.cli.output import printable
+from secfarm.disk.keytab import KeytabError
 from secfarm.errors import (
     AuthError,
     ConfigError,
@@ -53,6 +54,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ValueTransferError, "pass and return plain values; docs/codec.md lists what travels"),
     (KerberosError, "docs/kerberos.md explains every message; `secfarm doctor --kerberos` looks at this machine"),
     (AuthError, "compare known_servers here, allowed_signers there, and both clocks; the server's log has the reason"),
+    (KeytabError, "docs/kerberos.md, section 1, says how keytabs are made and kept"),
     (KeyFileError, "make one with `secfarm keygen`; keys/README.md says how keys are kept"),
     (TrustFileError, "correct the file; docs/operations.md has its format"),
     (ConfigError, "correct the configuration; docs/operations.md has its format"),

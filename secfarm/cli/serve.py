@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secfarm.auth.gss import NAME as GSS
 from secfarm.auth.gss import GssAuthServer
+from secfarm.auth.gss_context import NAME as GSS
 from secfarm.cli.client import listening_addresses, some_addresses
 from secfarm.cli.detach import detached, open_log
 from secfarm.cli.output import Output, output_options, pass_output

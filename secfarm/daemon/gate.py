@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from secfarm.daemon.dialler import Dialler
 from secfarm.daemon.log import log_to
 from secfarm.daemon.passage import (
-    GATE,
     Arrived,
     Connected,
     FromGate,
@@ -33,12 +32,14 @@ from secfarm.daemon.passage import (
     decode_to_gate,
     encode,
 )
-from secfarm.errors import AuthError
+from secfarm.daemon.roles import DIALLING_GATE, GATE
+from secfarm.errors import KernelError
 from secfarm.net.certificates import listening
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
-from secfarm.net.relay import Relay
+from secfarm.net.relay import Relay, UnprovenError
 from secfarm.net.tls import acceptor_context
+from secfarm.run.view import RESOLVER_FILES
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _MARGIN_S: Final = 0.5
-ROLE: Final = GATE
-
-
-class _UnprovenError(AuthError):
-    """The keeper did not believe a peer; it has written down why."""
+ROLE: Final = DIALLING_GATE  # until it knows that it does not dial
 
 
 class Gate:
@@ -69,10 +66,20 @@ class Gate:
         self._supervisor = Line(self._loop, supervisor, self._listen, self.ended.set)
         self._present: Present | None = None
         self._listening: tuple[Listen, list[int]] | None = None
+        self.refusal: KernelError | None = None
+        self._resolver: list[str] = []  # what it could read at first
 
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
+        """Take the sockets, and be bound before anybody is heard on them."""
         listen = decode_listen(packet)
-        log_to(sys.stderr, ROLE.name, listen.log)
+        log_to(sys.stderr, GATE.name, listen.log)
+        self._resolver = [path for path in RESOLVER_FILES if listen.dial and not _is_closed(path)]
+        try:
+            (DIALLING_GATE if listen.dial else GATE).settle()
+        except KernelError as error:
+            self.refusal = error
+            self.ended.set()
+            return
         self._listening = listen, descriptors
         self._open()
 
@@ -121,7 +128,7 @@ class Gate:
                     relay.ready.set_result(None)
             case Refused(number):
                 if (relay := self._unproven.pop(number, None)) is not None and not relay.ready.done():
-                    relay.ready.set_exception(_UnprovenError("the peer was not believed"))
+                    relay.ready.set_exception(UnprovenError("the peer was not believed"))
             case Present() as present:
                 self._present = present
                 self._open()
@@ -132,18 +139,34 @@ class Gate:
                     dialler.close()
 
     def _turned_away(self, source: str, error: Exception) -> None:
-        if not isinstance(error, _UnprovenError):
+        if not isinstance(error, UnprovenError):
             self._tell(TurnedAway(source, str(error)))
 
     def _tell_connected(self) -> None:
+        if any(map(_is_closed, self._resolver)) and not all(dialler.connected for dialler in self._diallers):
+            # One was replaced, and our lists know the old one: the gate that the supervisor starts next reads the new.
+            self.ended.set()
         self._tell(Connected(tuple([str(dialler.address) for dialler in self._diallers if dialler.connected])))
 
     def _tell(self, message: FromGate, *descriptors: int) -> None:
         self._keeper.send(encode(message), descriptors)
 
 
+def _is_closed(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 async def _serve(supervisor: socket.socket, keeper: socket.socket) -> None:
-    await Gate(supervisor, keeper).ended.wait()
+    gate = Gate(supervisor, keeper)
+    await gate.ended.wait()
+    if gate.refusal is not None:
+        raise gate.refusal
 
 
 def main(supervisor: int, keeper: int, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:

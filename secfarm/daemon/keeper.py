@@ -13,13 +13,13 @@ import resource
 import socket
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from secfarm.daemon.log import log_to
 from secfarm.daemon.make import loop_factory, make_server
 from secfarm.daemon.passage import (
-    KEEPER,
     Down,
     Drain,
     FromKeeper,
@@ -34,16 +34,20 @@ from secfarm.daemon.passage import (
     decode_to_keeper,
     encode,
 )
+from secfarm.daemon.roles import KEEPER, keeper_files
 from secfarm.disk.config import KerberosConfig, load_server_config
-from secfarm.errors import SecfarmError
+from secfarm.errors import ConfigError, SecfarmError
 from secfarm.net.line import Line
 from secfarm.run.profile import PROFILES
 from secfarm.run.sealed import SealedCradle
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from secfarm.daemon.server import Server
     from secfarm.daemon.ways import GateWays
+    from secfarm.disk.credentials import ServerCredentials
 
 ROLE: Final = KEEPER
 _log: Final = logging.getLogger("secfarm")
@@ -102,9 +106,12 @@ class Keeper:
             if keep.keytab:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
                 config = replace(config, kerberos=kerberos)
-            cradle = SealedCradle(self._loop, PROFILES[config.confinement], self._launch)
+            state = Path(keep.state)
+            cradle = SealedCradle(self._loop, PROFILES[config.confinement], self._launch, state)
             self._server = make_server(config, None, None, cradle=cradle)
             self._server.pid = os.getppid()
+            self._server.read_again = partial(_read_again, self._server.read_again)
+            ROLE.settle(keeper_files(config, state, os.environ))  # no peer was heard so far, and no gate is attached
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:
             self._tell(Down(error.code, str(error)))
@@ -132,6 +139,23 @@ class Keeper:
         self._tell(Zygote(), os.dup(control.fileno()))
 
 
+def _read_again(read: Callable[[], ServerCredentials]) -> ServerCredentials:
+    """Read the files that were named when this process was bound.
+
+    Raises:
+        SecfarmError: one is wrong, or lies where this process may not read any more.
+    """
+    try:
+        return read()
+    except SecfarmError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise ConfigError(
+                f"{error}. If its modes are right: a running server reads only the directories that its files had when "
+                "it started; restart the server"
+            ) from error
+        raise
+
+
 async def _serve(supervisor: socket.socket) -> None:
     await Keeper(supervisor).ended.wait()
 
@@ -140,7 +164,6 @@ def main(supervisor: int) -> None:
     """Keep until the server has ended or the supervisor is gone."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a connection, five a worker
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the keys
     end = socket.socket(fileno=supervisor)
     end.settimeout(0)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -12,10 +12,6 @@ import msgspec
 from secfarm.auth.base import PeerCertificate
 from secfarm.auth.tls import TlsIdentity
 from secfarm.daemon.log import Log
-from secfarm.run.role import Role
-
-GATE: Final = Role("gate", "secfarm.daemon.gate", ("supervisor", "keeper"))
-KEEPER: Final = Role("keeper", "secfarm.daemon.keeper", ("supervisor",))
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True, tag=0):

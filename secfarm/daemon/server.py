@@ -56,6 +56,7 @@ class Server:
 
     Attributes:
         pid: of the process to send signals to.
+        read_again: returns what the files say now.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Server:
         self.refused = 0
         self.finished = asyncio.Event()
         self._auths = dict(auths)
-        self._read_again = read_again
+        self.read_again = read_again
         self._audit = audit
         self._archive = archive
         self._unrecorded: OSError | None = None
@@ -219,7 +220,7 @@ class Server:
             "", or what is wrong with one of them; nothing has changed then.
         """
         try:
-            credentials = self._read_again()
+            credentials = self.read_again()
         except SecfarmError as error:
             _log.error("nothing was reloaded: %s", error)
             self.audit("not-reloaded", {"reason": str(error)})

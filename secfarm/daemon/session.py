@@ -277,6 +277,7 @@ class ServerSession:
             call.dry_run,
             call.live_output,
             call.live_progress,
+            limits.output_bytes,
         )
         if call.live_output or call.live_progress:
             work.hearing = Hearing(lambda report: _tell_live(task, report), work.output_bytes)

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from secfarm.daemon.passage import (
-    GATE,
-    KEEPER,
     Down,
     Drain,
     Gate,
@@ -33,10 +31,12 @@ from secfarm.daemon.passage import (
     decode_from_keeper,
     encode,
 )
+from secfarm.daemon.roles import DIALLING_GATE, GATE, KEEPER
 from secfarm.disk.config import KERBEROS_NAMES, SERVER_CONFIG, state_home
 from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
+from secfarm.run.lists import begin
 from secfarm.run.role import spawn
 from secfarm.run.zygote import ROLE as ZYGOTE
 
@@ -78,6 +78,7 @@ class Supervisor:
         """
         self._config = config
         self._sockets = sockets
+        self._gate_role = DIALLING_GATE if config.dial else GATE
         self._ready = ready
         self._notifier = notifier
         self._log = log
@@ -152,7 +153,7 @@ class Supervisor:
     def _start_gate(self) -> None:
         near, far = line_ends()
         keeper_end, gate_end = line_ends()
-        self._spawn(GATE, {"supervisor": far, "keeper": gate_end})
+        self._spawn(self._gate_role, {"supervisor": far, "keeper": gate_end})
         self._gate = Line(self._loop, near, lambda _, __: None, lambda: None)
         sockets = [os.dup(sock.fileno()) for sock in self._sockets]
         self._gate.send(encode(Listen(tuple(dict.fromkeys(map(str, self._config.dial))), self._log)), sockets)
@@ -219,7 +220,7 @@ class Supervisor:
         elif role is KEEPER:
             self._end_all()
             self._loop.call_later(_PAUSE_S, self._again, self._start_all)
-        elif role is GATE:
+        elif role is self._gate_role:
             self._started_s = self._loop.time()
             self._loop.call_later(_PAUSE_S, self._again, partial(self._start_gate_of, self._keeper, status))
         else:
@@ -279,6 +280,7 @@ async def supervise(
     Raises:
         SecfarmError: it does not start; nothing was served.
     """
+    begin(capable=True)  # it starts zygotes
     loop = asyncio.get_running_loop()
     own = open_sockets(listen)
     sockets = [*given, *own]

@@ -32,7 +32,7 @@ _CREDENTIAL_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._@-]{1,255}")  # of what
 
 @dataclass(frozen=True, slots=True)
 class KerberosConfig:
-    """`[kerberos]`: of a server `keytab` and `allowed_users`, of a client `ccache`, `client_keytab` and `target`."""
+    """`[kerberos]`: of a server `keytab` and `allowed_users`, of a client the rest."""
 
     service_name: str = DEFAULT_SERVICE
     keytab: Path | None = None
@@ -40,6 +40,7 @@ class KerberosConfig:
     ccache: str | None = None
     client_keytab: Path | None = None
     target: str | None = None
+    servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ def _client_kerberos(table: Table | None, paths: _Paths) -> KerberosConfig | Non
         ccache=table.text("ccache"),
         client_keytab=paths.of(table).file("client_keytab"),
         target=table.text("target"),
+        servers=table.texts("servers"),
     )
     if config.ccache and config.client_keytab:
         raise table.fault("ccache", "ccache and client_keytab are both given: a keytab's tickets are kept in memory")

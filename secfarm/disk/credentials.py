@@ -82,6 +82,11 @@ def server_credentials(
         auths.append(TlsAuthServer(tls.certificate, tls.key, tls.ca).loaded(identity))
     if not auths:
         raise ConfigError("neither key nor secrets is given: nobody could be authenticated, so nothing was started")
+    if config.dial and all(isinstance(one, TlsAuthServer) for one in auths):
+        raise ConfigError(
+            "dial: a hub cannot be proven by certificates yet (docs/planned.md), and nothing else is given; nothing "
+            "was started. Add key, secrets or [kerberos]"
+        )
     return ServerCredentials({one.mechanism: one for one in auths}, store, policy, identity)
 
 

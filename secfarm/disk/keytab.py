@@ -20,6 +20,12 @@ _VERSION: Final = b"\x05\x02"
 _HOW: Final = "Make it with `kadmin` (ktadd) or `ktutil`: docs/kerberos.md"
 
 
+class KeytabError(KeyFileError):
+    """A `KeyFileError` whose remedy is in docs/kerberos.md."""
+
+    code = "keytab"
+
+
 @dataclass(frozen=True, slots=True)
 class KeytabEntry:
     """One key's name: whose, which version, of which kind. Never the key itself."""
@@ -33,12 +39,12 @@ def parse_keytab(content: bytes, *, file: str) -> tuple[KeytabEntry, ...]:
     """Return what the keytab holds keys for.
 
     Raises:
-        KeyFileError: it is empty or no keytab; it names `file`.
+        KeytabError: it is empty or no keytab; it names `file`.
     """
     if not content:
-        raise KeyFileError(f"{file}: the keytab is empty; it was not used. {_HOW}")
+        raise KeytabError(f"{file}: the keytab is empty; it was not used. {_HOW}")
     if not content.startswith(_VERSION):
-        raise KeyFileError(f"{file}: this is no keytab; it was not used. {_HOW}")
+        raise KeytabError(f"{file}: this is no keytab; it was not used. {_HOW}")
     entries = []
     at = len(_VERSION)
     try:
@@ -50,9 +56,9 @@ def parse_keytab(content: bytes, *, file: str) -> tuple[KeytabEntry, ...]:
             if size == 0:
                 break
     except (IndexError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"{file}: the keytab is damaged at byte {at}; it was not used. {_HOW}") from error
+        raise KeytabError(f"{file}: the keytab is damaged at byte {at}; it was not used. {_HOW}") from error
     if not entries:
-        raise KeyFileError(f"{file}: the keytab holds no key; it was not used. {_HOW}")
+        raise KeytabError(f"{file}: the keytab holds no key; it was not used. {_HOW}")
     return tuple(entries)
 
 
@@ -102,7 +108,7 @@ class KeytabFile:
         """Read it for the first time.
 
         Raises:
-            KeyFileError: it is missing, unreadable, open to others, empty or no keytab; nothing was started.
+            KeytabError: it is missing, unreadable, open to others, empty or no keytab; nothing was started.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -116,14 +122,18 @@ class KeytabFile:
         A process that has given up its privileges since may not read the file any more; it goes on with what it read.
 
         Raises:
-            KeyFileError: the file has been removed, opened to others, emptied or damaged since.
+            KeytabError: the file has been removed, opened to others, emptied or damaged since.
         """
         with self._lock:
             try:
-                content = read_guarded(self.path, secret=True, error=KeyFileError)
-            except KeyFileError as error:
-                if not isinstance(error.__cause__, PermissionError) or self._content is None:
+                content = read_guarded(self.path, secret=True, error=KeytabError)
+            except KeytabError as error:
+                if not isinstance(error.__cause__, PermissionError):
                     raise
+                if self._content is None:
+                    raise KeytabError(
+                        f"{error}; a keytab belongs to the user who uses it. Run: chown {os.geteuid()} {self.path}"
+                    ) from error
                 content = self._content
             if content != self._content:
                 parse_keytab(content, file=str(self.path))
@@ -161,7 +171,7 @@ def find_keytab(path: str | os.PathLike[str] | None, environ: Mapping[str, str])
     """Return which keytab a server uses: the one given, that of KRB5_KTNAME, or systemd's credential `keytab`.
 
     Raises:
-        KeyFileError: none is named, or KRB5_KTNAME names something else than a file.
+        KeytabError: none is named, or KRB5_KTNAME names something else than a file.
     """
     if path is not None:
         return Path(path)
@@ -169,12 +179,12 @@ def find_keytab(path: str | os.PathLike[str] | None, environ: Mapping[str, str])
         kind, colon, rest = named.partition(":")
         if colon and not kind.startswith("/"):
             if kind not in {"FILE", "WRFILE"}:
-                raise KeyFileError(f"KRB5_KTNAME={named}: only keytabs in files (FILE:) are used; nothing was started")
+                raise KeytabError(f"KRB5_KTNAME={named}: only keytabs in files (FILE:) are used; nothing was started")
             named = rest
         return Path(named)
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         return Path(directory) / "keytab"
-    raise KeyFileError(
+    raise KeytabError(
         "no keytab is named: neither --keytab nor keytab of [kerberos] is given, and KRB5_KTNAME is not set; nothing "
         "was started"
     )

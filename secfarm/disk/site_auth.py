@@ -74,7 +74,9 @@ def kerberos_client(config: ClientConfig) -> GssAuthClient | None:
     kerberos = config.kerberos
     if kerberos is None:
         return None
-    return GssAuthClient(kerberos.service_name, kerberos.ccache, kerberos.client_keytab, kerberos.target)
+    return GssAuthClient(
+        kerberos.service_name, kerberos.ccache, kerberos.client_keytab, kerberos.target, servers=kerberos.servers
+    )
 
 
 def tls_client(config: ClientConfig) -> TlsAuthClient | None:

@@ -40,9 +40,17 @@ class Hub:
     """
 
     def __init__(self, dispatch: Dispatch, auth: Auth, signer: Signer | None) -> None:
+        """Prepare it.
+
+        Raises:
+            KernelCreationError: `auth` does not say which servers may dial in, or cannot prove them.
+        """
         self.addresses: list[Address] = []
         self._dispatch = dispatch
-        self._auth = auth
+        try:
+            self._auth = auth.at_hub()
+        except ConfigError as error:
+            raise KernelCreationError(str(error)) from error
         self._signer = signer
         self._guests: dict[Guest, asyncio.Task[None]] = {}
         self._came = asyncio.Event()

@@ -88,6 +88,21 @@ _PRCTLS: Final = (
     *(21, 23, 39, 66),  # PR_GET_SECCOMP, PR_CAPBSET_READ, PR_GET_NO_NEW_PRIVS, PR_GET_MDWE
 )
 
+# What a zygote does and no worker: it makes namespaces and forks.
+_ZYGOTE: Final = frozenset(
+    """
+    fork vfork sendmsg recvmsg pidfd_open unshare setns mount umount2 mount_setattr pivot_root sethostname setsid
+    setgroups setresuid setresgid capset seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+    """.split()  # noqa: SIM905 as the others
+)
+
+
+def zygote_rules(openings: Openings) -> Rules:
+    """Return what a zygote may call: what its workers may, whatever the arguments, and what it makes them by."""
+    worker = worker_rules(openings, pid=1, has_scratch=True, write_xor_execute=False)
+    allowed = worker.allowed | worker.checked.keys() | _ZYGOTE
+    return Rules(allowed, {}, worker.never - allowed)
+
 
 def worker_rules(openings: Openings, *, pid: int, has_scratch: bool, write_xor_execute: bool) -> Rules:
     """Return what a worker may call.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from secfarm.run import landlock, libc, seccomp
-from secfarm.run.calls import worker_rules
+from secfarm.run.calls import worker_rules, zygote_rules
 from secfarm.run.profile import Layer, LayerState
 from secfarm.run.syscalls import this_machine
 from secfarm.run.view import build, everybody_reads, host_view
@@ -37,7 +37,6 @@ _FLAGS: Final = {
     Layer.UTS: libc.CLONE_NEWUTS,
     Layer.CGROUP: libc.CLONE_NEWCGROUP,
 }
-_MIN_LANDLOCK: Final = 3  # before, files could be truncated that may only be read
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ def _ask_landlock() -> tuple[bool, str]:
         version = landlock.abi()
     except OSError as error:
         return False, f"{error.strerror} (landlock_create_ruleset)"
-    return version >= _MIN_LANDLOCK, f"ABI {version}"
+    return version >= landlock.MIN_ABI, f"ABI {version}"
 
 
 def _has_mdwe() -> bool:
@@ -133,6 +132,8 @@ _LATER: Final = frozenset({Layer.PID, Layer.ROOT, Layer.SCRATCH, *_FLAGS})  # ne
 def enter_outer(plan: Plan) -> None:
     """Enter the user namespace and the process namespace, of which the next process that is forked is the first.
 
+    From here on a filter of its own lets the zygote make namespaces and workers, and otherwise do what those may.
+
     Raises:
         RefusedLayerError: the kernel did not let us.
     """
@@ -140,6 +141,8 @@ def enter_outer(plan: Plan) -> None:
         _own_user_namespace(Layer.USER, "/proc")
     if Layer.PID in plan.layers:
         _unshare(Layer.PID, libc.CLONE_NEWPID)
+    if Layer.SECCOMP in plan.layers:
+        seccomp.engage(seccomp.build(zygote_rules(plan.openings), this_machine()))
 
 
 def enter_inner(plan: Plan) -> None:
@@ -248,7 +251,7 @@ def confine(plan: Plan, bounds: Bounds, *, slot: int, proc: int, keep: int) -> N
         os.setresuid(own, owner, owner)
     _drop_privileges(plan)
     if Layer.LANDLOCK in layers:
-        landlock.engage(plan.landlock_abi, _file_rules(plan), network=plan.openings.network)
+        landlock.engage(plan.landlock_abi, _file_rules(plan), tcp=landlock.TCP if plan.openings.network else 0)
     if Layer.SECCOMP in layers:
         seccomp.engage(plan.program or _filter(plan, os.getpid()))
 

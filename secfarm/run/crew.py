@@ -44,6 +44,7 @@ class Work:
     dry_run: bool = False
     live_output: bool = False
     live_progress: bool = False
+    output_limit: int | None = None
     hearing: Hearing | None = None  # of what it tells while it runs, when it is to
     number: int = 0
     began_s: float = 0.0

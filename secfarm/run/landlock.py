@@ -35,9 +35,12 @@ _OF_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEV
 # The first ABI that knows a right, and all file rights up to there.
 _FILE_RIGHTS: Final = ((5, 0xFFFF), (3, 0x7FFF), (2, 0x3FFF), (1, 0x1FFF))
 _NET_ABI: Final = 4
-_NET_RIGHTS: Final = 0b11  # bind and connect, TCP
+TCP_BIND: Final = 1 << 0
+TCP_CONNECT: Final = 1 << 1
+TCP: Final = TCP_BIND | TCP_CONNECT
 _SCOPE_ABI: Final = 6
 _SCOPES: Final = 0b11  # abstract unix sockets and signals stay inside
+MIN_ABI: Final = 3  # before, files could be truncated that may only be read
 
 
 class _Ruleset(ctypes.Structure):
@@ -62,13 +65,13 @@ def abi() -> int:
     return syscall("landlock_create_ruleset", None, 0, _VERSION)
 
 
-def engage(version: int, rules: list[tuple[str, int]], *, network: bool) -> None:
+def engage(version: int, rules: list[tuple[str, int]], *, tcp: int = 0) -> None:
     """Confine this process to the paths in `rules`, for good; no new privileges must be set before.
 
     Args:
         version: what `abi` returned.
         rules: a file or directory with all below it, and rights.
-        network: leave TCP alone.
+        tcp: what is left alone of `TCP`.
 
     Raises:
         OSError: a path is not there, or the kernel refused.
@@ -76,7 +79,7 @@ def engage(version: int, rules: list[tuple[str, int]], *, network: bool) -> None
     known = next(rights for first, rights in _FILE_RIGHTS if version >= first)
     # A kernel takes only the fields that it knows.
     size = 24 if version >= _SCOPE_ABI else 16 if version >= _NET_ABI else 8
-    net = 0 if network or version < _NET_ABI else _NET_RIGHTS
+    net = TCP & ~tcp if version >= _NET_ABI else 0
     attr = _Ruleset(known, net, _SCOPES if version >= _SCOPE_ABI else 0)
     ruleset = syscall("landlock_create_ruleset", attr, size, 0)
     try:

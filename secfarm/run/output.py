@@ -29,14 +29,34 @@ if TYPE_CHECKING:
 # alone, so after some lines a piece goes out once in a while, or when it is full.
 _PROMPT_PIECES: Final = 1000
 _PAUSE_S: Final = 0.05
+_LAST_WORDS_S: Final = 0.5  # of a call that has printed too much
+
+
+class OutputExceededError(BaseException):
+    """Ends a task that prints more than it may; no `except Exception` of the task is to take it."""
 
 
 class Output:
-    """The standard output and error of this process, call after call."""
+    """The standard output and error of this process, call after call.
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        """Prepare the streams; `write` takes the frames of reports, and may be called by any thread of a task."""
+    Attributes:
+        exceeded: the limit that the call has gone over, if it has.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], give_up: Callable[[], None] = lambda: None) -> None:
+        """Prepare the streams.
+
+        Args:
+            write: takes the frames of reports, and may be called by any thread of a task.
+            give_up: ends the process, because a call prints on, whatever it is told.
+        """
+        self.exceeded: int | None = None
         self._write = write
+        self._give_up = give_up
+        self._limit: int | None = None
+        self._printed = 0
+        self._exceeded_s = 0.0
+        self._pid = os.getpid()
         self._streams = _Text(self, Stream.STDOUT), _Text(self, Stream.STDERR)
         self._kept: list[str] = []
         self._room = self._dropped = 0
@@ -47,11 +67,17 @@ class Output:
         sys.stdout, sys.stderr = self._streams
         self._kept = []
         self._room, self._dropped = call.output_bytes, 0
+        self._limit, self._printed, self.exceeded = call.output_limit, 0, None
         if call.live_output or call.live_progress:
             self._teller = Teller(call, self._write)
 
+    def count_anew(self) -> None:
+        """The next of several runs of one call begins: each may print as much."""
+        self._printed = 0
+
     def end(self) -> str:
         """Return what the call has printed; what threads that it left behind still print is dropped."""
+        self._limit = None
         for stream in self._streams:
             stream.end()
         kept, self._kept = self._kept, []
@@ -63,7 +89,22 @@ class Output:
         return "".join(kept) + note if kept or note else ""
 
     def take(self, stream: Stream, text: str) -> None:
-        """Keep what was written to one of the streams, as far as there is room."""
+        """Keep what was written to one of the streams, as far as there is room.
+
+        Raises:
+            OutputExceededError: that is more than the call may print; again each time.
+        """
+        self._keep(stream, text)
+        self._printed += len(text)
+        if self._limit is None or self._printed <= self._limit:
+            return
+        if self.exceeded is None:
+            self.exceeded, self._exceeded_s = self._limit, time.monotonic()
+        elif time.monotonic() - self._exceeded_s > _LAST_WORDS_S and os.getpid() == self._pid:
+            self._give_up()
+        raise OutputExceededError
+
+    def _keep(self, stream: Stream, text: str) -> None:
         kept = _sendable(text[: self._room])
         self._dropped += len(text) - len(kept)
         if not kept:

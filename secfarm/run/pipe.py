@@ -42,6 +42,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     dry_run: bool = False  # prepare it, and report instead of calling it
     live_output: bool = False  # report what it prints while it runs
     live_progress: bool = False  # report how far it says it is
+    output_limit: int | None = None  # over which the call is ended; else what is over `output_bytes` is dropped
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -253,6 +253,7 @@ class WorkerPool:
             work.dry_run,
             work.live_output,
             work.live_progress,
+            work.output_limit,
         )
         worker.queue.append(work)
         worker.load_s += crew.seconds.get(work.key, _PIPELINE_S)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import tempfile
 import time
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ _STOPPED_BY: Final = {
     "read a file of the server": (Layer.ROOT, Layer.LANDLOCK),
     "read a file of the server through /proc": (Layer.ROOT, Layer.LANDLOCK),
     "write a file of the server": (Layer.ROOT, Layer.LANDLOCK, Layer.SECCOMP),
-    "connect to the server": (Layer.NET, Layer.SECCOMP),
+    "reach the network of the server": (Layer.NET, Layer.SECCOMP),
     "fork": (Layer.SECCOMP,),
     "open the memory of the server": (Layer.ROOT, Layer.LANDLOCK),
     "trace the server": (Layer.PID, Layer.SECCOMP),
@@ -57,16 +56,21 @@ class Attempt:
     got: str | None
 
 
-def probe(nursery: Nursery, within_s: float = 10.0) -> list[Attempt]:
+def probe(nursery: Nursery, folder: Path | None = None, within_s: float = 10.0) -> list[Attempt]:
     """Let a worker of a ready nursery try to escape, and return what it tried; all in vain, else raise.
 
     Blocks for some 20 ms. What the openings of the nursery allow is not tried.
+
+    Args:
+        nursery: ready.
+        folder: where a file may be made that no worker is to read; None: among the system's temporary files.
+        within_s: for all of it.
 
     Raises:
         ConfinementError: an escape succeeded, or the worker did not start or answer; nothing may be served.
     """
     names = [name for name in ATTEMPTS if name not in _allowed(nursery)]
-    with _Probe(nursery, time.monotonic() + within_s) as worker:
+    with _Probe(nursery, folder, time.monotonic() + within_s) as worker:
         attempts = [Attempt(name, _STOPPED_BY[name], worker.ask(name)) for name in names]
     if escaped := [one for one in attempts if one.got is not None]:
         listed = "; ".join(f"{one.name} ({one.got}), against {' or '.join(one.layers)}" for one in escaped)
@@ -77,7 +81,7 @@ def probe(nursery: Nursery, within_s: float = 10.0) -> list[Attempt]:
 def _allowed(nursery: Nursery) -> set[str]:
     openings, allowed = nursery.openings, set()
     if openings.network:
-        allowed.add("connect to the server")
+        allowed.add("reach the network of the server")
     if openings.subprocesses:
         allowed |= {"fork"}
     if openings.generated_code:
@@ -86,9 +90,9 @@ def _allowed(nursery: Nursery) -> set[str]:
 
 
 class _Probe:
-    """A worker with its pipes, a canary and a listening socket."""
+    """A worker with its pipes, and a canary."""
 
-    def __init__(self, nursery: Nursery, deadline_s: float) -> None:
+    def __init__(self, nursery: Nursery, folder: Path | None, deadline_s: float) -> None:
         self._nursery = nursery
         self._deadline_s = deadline_s
         self._stack = contextlib.ExitStack()
@@ -98,9 +102,9 @@ class _Probe:
             self._stack.callback(os.close, fd)
         self._number = nursery.fork(requests_read, results_write, lambda _: None)
         self._stack.callback(nursery.kill, self._number)
-        self._canary = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="secfarm-")), "canary")
+        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="secfarm-", dir=folder))
+        self._canary = Path(place, "canary")
         self._canary.write_text("canary", "utf-8")
-        self._server = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._carried = False
 
     def __enter__(self) -> Self:
@@ -114,7 +118,7 @@ class _Probe:
         self._stack.close()
 
     def ask(self, name: str) -> str | None:
-        arguments = codec.encode_call((name, str(self._canary), os.getpid(), self._server.getsockname()[1]), {})
+        arguments = codec.encode_call((name, str(self._canary), os.getpid()), {})
         text = None if self._carried else _ATTEMPT.wire
         self._carried = True
         os.write(self._requests, encode_run(Run(1, _ATTEMPT.key, arguments, None, text)))

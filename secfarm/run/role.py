@@ -1,7 +1,7 @@
-"""Roles: the processes of a server, each a fresh exec of this Python with a declared table of descriptors.
+"""Roles: the processes of a server, each a fresh exec of this Python with a declared table of descriptors and lists.
 
 It has no environment, and checks its descriptors when it starts: that keeps keys and files of one role out of another.
-`spawn` is the only way in which one is started.
+Its lists keep it to its work (lists.py). `spawn` is the only way in which one is started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,9 @@ from typing import Final
 import msgspec
 
 from secfarm.errors import KernelError
+from secfarm.run import landlock
+from secfarm.run.lists import Lists, begin, settle
+from secfarm.run.profile import ConfinementError
 
 # The directories that hold secfarm and msgspec: `python -I` sees no PYTHONPATH, no user site and no current directory,
 # so a package that was found through one of those is named to the role, and nothing else is.
@@ -26,7 +29,7 @@ _BOOT: Final = (
     "fds = [int(fd) for fd in sys.argv[2:split]]; sys.path[:0] = paths;"
     "from importlib import import_module; module = import_module(name);"  # this tree's, whatever else is installed
     "sys.path[:] = [*sys.path[len(paths):], *(p for p in paths if p not in sys.path[len(paths):])];"
-    "module.main(*module.ROLE.check(fds))"
+    "module.main(*module.ROLE.begin(fds))"
 )
 _STANDARD: Final = 3  # 0, 1 and 2
 
@@ -37,17 +40,23 @@ class Role:
 
     Attributes:
         module: has this record as `ROLE`, and `main`, which takes one descriptor for each name in `descriptors`.
+        lists: what it may do once it is at work; None: it makes its own confinement, and needs its privileges for that.
     """
 
     name: str
     module: str
     descriptors: tuple[str, ...]
+    lists: Lists | None
 
-    def check(self, fds: list[int]) -> list[int]:
+    def begin(self, fds: list[int]) -> list[int]:
         """Return `fds` if this process has these descriptors, the standard ones and no other, else raise.
 
+        From here on it can gain no privileges and leaves no core dump; with lists it has no capabilities either, its
+        memory is closed to its own user, and it makes no system calls but those.
+
         Raises:
-            KernelError: it has others, or not these; it must end.
+            KernelError: it has others, or not these, or there is no filter; it must end.
+            OSError: the kernel refused; it must end.
         """
         with os.scandir("/proc/self/fd") as entries:
             numbers = sorted(int(entry.name) for entry in entries)
@@ -58,7 +67,47 @@ class Role:
                 f"the {self.name} was started with descriptors {sorted(held)} instead of 0 to 2 and, for "
                 f"{', '.join(self.descriptors)}, {fds}; it does not start"
             )
+        begin(capable=self.lists is None, dumpable=self.lists is None)
+        if self.lists is not None:
+            self.lists.filter_early()
         return fds
+
+    def settle(self, files: Iterable[tuple[str, int]] = ()) -> None:
+        """Bind this process to the role's lists, for good: before it hears a peer.
+
+        Args:
+            files: paths with all below and rights of `landlock`, beyond what the lists show.
+
+        Raises:
+            ConfinementError: it cannot be bound; it must end.
+        """
+        settle(self.name, self.lists or Lists(), files)
+
+    def rehearse(self) -> str:
+        """Bind a child of this process as the role is bound, let it end, and return what bound it, in words.
+
+        Raises:
+            ConfinementError: it cannot be bound here.
+        """
+        heard, tell = os.pipe()
+        if (pid := os.fork()) == 0:
+            words = "it ended"
+            try:
+                begin()
+                self.settle()
+                words = ""
+            except (KernelError, OSError) as error:
+                words = str(error)
+            finally:
+                os.write(tell, words.encode())
+                os._exit(0)
+        os.close(tell)
+        with os.fdopen(heard, encoding="utf-8") as pipe:
+            words = pipe.read()
+        os.waitpid(pid, 0)
+        if words:
+            raise ConfinementError(words)
+        return f"no privileges, memory closed to its user, landlock (ABI {landlock.abi()}), seccomp"
 
 
 def _is_open(fd: int) -> bool:

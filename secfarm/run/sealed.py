@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from secfarm.run.birth import Exited
     from secfarm.run.cradle import Terms
@@ -48,16 +49,19 @@ class SealedCradle:
         loop: asyncio.AbstractEventLoop,
         profile: Profile,
         launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Prepare; `expect` starts zygotes.
 
         Args:
             launch: starts a zygote (see `Nursery`).
+            folder: for the probe's canary; None: the system's for temporary files.
         """
         self.confinement = profile.name
         self._loop = loop
         self._profile = profile
         self._launch = launch
+        self._folder = folder
         self._wards: dict[Openings, Ward] = {}
 
     def expect(self, openings: Iterable[Openings]) -> None:
@@ -85,16 +89,20 @@ class SealedCradle:
 
     def _ward(self, openings: Openings) -> Ward:
         if openings not in self._wards:
-            self._wards[openings] = Ward(self._loop, partial(Nursery, self._profile, openings, launch=self._launch))
+            make = partial(Nursery, self._profile, openings, launch=self._launch)
+            self._wards[openings] = Ward(self._loop, make, partial(_prove, folder=self._folder))
         return self._wards[openings]
 
 
 class Ward:
     """The nursery of one set of openings: the present one, or the one that is being made ready."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, make: Callable[..., Nursery]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make: Callable[..., Nursery], prove: Callable[[Nursery], None]
+    ) -> None:
         self.loop = loop
         self._make = make
+        self._prove = prove
         self.nursery: Nursery | None = None  # proven
         self._watched = -1
         self._waiting: list[tuple[Sealed, int, int, Bounds]] = []
@@ -111,7 +119,7 @@ class Ward:
         await asyncio.sleep(pause_s)
         nursery = self._make(on_lost=self._lost)
         try:
-            await asyncio.to_thread(_prove, nursery)
+            await asyncio.to_thread(self._prove, nursery)
         except BaseException:
             nursery.close()
             for child in self._drop_waiting():
@@ -250,11 +258,11 @@ class Sealed:
         return self._ward.nursery if self in self._ward.children else None
 
 
-def _prove(nursery: Nursery) -> None:
+def _prove(nursery: Nursery, *, folder: Path | None) -> None:
     """Block until the nursery is confined and its confinement was tried in vain to escape.
 
     Raises:
         ConfinementError: it is not, or an escape succeeded.
     """
     nursery.wait_ready(_READY_S)
-    probe(nursery)
+    probe(nursery, folder)

@@ -31,12 +31,12 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/u
 _LIBRARIES: Final = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 _ZONES: Final = ("/usr/share/zoneinfo", "/etc/localtime")
 _PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/etc/alternatives")
-_NETWORK: Final = (
-    *(f"/etc/{name}" for name in ("resolv.conf", "hosts", "nsswitch.conf", "services", "protocols", "gai.conf")),
-    *("/etc/ssl", "/usr/share/ca-certificates"),
+RESOLVER_FILES: Final = tuple(
+    f"/etc/{name}" for name in ("resolv.conf", "hosts", "nsswitch.conf", "services", "protocols", "gai.conf")
 )
-# Never offered whole, whatever lies there: too much would be seen.
-_TOO_MUCH: Final = frozenset({"/", "/usr", "/home", "/root", "/opt", "/etc", "/var", "/tmp", "/srv"})  # noqa: S108
+_NETWORK: Final = (*RESOLVER_FILES, "/etc/ssl", "/usr/share/ca-certificates")
+# Never shown whole, whatever lies there: too much would be seen.
+TOO_MUCH: Final = frozenset({"/", "/usr", "/home", "/root", "/opt", "/etc", "/var", "/tmp", "/srv"})  # noqa: S108
 _WHOLE: Final = libc.MOUNT_ATTR_RDONLY | libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATTR_NODEV
 
 
@@ -107,7 +107,7 @@ def everybody_reads(view: View, *, with_parents: bool) -> bool:
 def _interpreter() -> Iterable[str]:
     """Prefixes where Python has one to itself, else (/usr) its directories."""
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix):
-        if os.path.realpath(prefix) not in _TOO_MUCH:
+        if os.path.realpath(prefix) not in TOO_MUCH:
             yield prefix
     yield from (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 

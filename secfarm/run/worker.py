@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
@@ -51,7 +51,9 @@ class Worker:
             bounds: which the kernel holds this process to; None: it is not confined.
         """
         self._bounds = bounds
-        self._output = Output(write)
+        self._write = write
+        self._output = Output(write, self._give_up)
+        self._begun: tuple[int, float] = 0, 0.0  # number and time of the call
         self._statm_fd = statm_fd
         self._programs: dict[bytes, Prepared] = {}
         self._texts: dict[bytes, ProgramText] = {}  # of programs that could not be prepared so far
@@ -62,13 +64,25 @@ class Worker:
         self._output.begin(call)
         _limit_processor(call.cpu_s)
         started_s = time.time()
+        self._begun = call.number, started_s
         value, error = None, None
         try:
             value = _encoded(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
             error = _bounded(_record(call, raised, self._bounds))
             value = _before(raised)
-        return Done(call.number, value, error, started_s, time.time(), self._output.end())
+        output = self._output.end()
+        if self._output.exceeded is not None:
+            # However the task took it: a thread of it may have printed, or an `except` have caught what was raised.
+            value, error = (None if error is None else value), _over_output(self._output.exceeded)
+        return Done(call.number, value, error, started_s, time.time(), output)
+
+    def _give_up(self) -> NoReturn:
+        """Report a call that does not end, and end this process; in whichever thread it prints."""
+        number, started_s = self._begun
+        error = _over_output(self._output.exceeded)
+        self._write(encode_report(Done(number, None, error, started_s, time.time(), self._output.end())))
+        os._exit(0)
 
     def _result(self, call: Run) -> object:
         prepared = self._prepared(call)
@@ -92,6 +106,7 @@ class Worker:
         # Decoded anew for each run: what one does to a captured list, the next must not see.
         values = () if call.values is None else _values(call.values)
         function = prepared.bind(values, self._inherited)
+        self._output.count_anew()
         try:
             if call.memory_bytes is not None:
                 _limit_memory(call.memory_bytes, self._statm_fd)
@@ -120,6 +135,10 @@ class Worker:
             prepared.publish_lines()
             del self._texts[call.program]
         return prepared
+
+
+def _over_output(limit: int | None) -> ErrorRecord:
+    return ErrorRecord("resource", f"the task printed more than its {limit} bytes", kind="output", limit=limit)
 
 
 def _rehearsed(prepared: Prepared, call: Run) -> dict[str, object]:

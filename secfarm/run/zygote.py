@@ -41,7 +41,7 @@ from secfarm.run.profile import Bounds, ConfinementError, Layer, LayerState, Ope
 from secfarm.run.role import Role
 from secfarm.task.outcome import Done, ErrorRecord
 
-ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",))
+ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",), lists=None)
 _REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
 _NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
 _STOPS_WITHIN_S: Final = 0.05

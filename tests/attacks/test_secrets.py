@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import logging
 import os
 import pickle
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,12 @@ from secfarm.errors import AuthError, SecfarmError
 from secfarm.sign.keys import SharedSecret, SigningKey
 from secfarm.trust.store import TrustStore
 from secfarm.wire.messages import Submit
+from tests.daemon.memory import forms, memory_of
 from tests.daemon.site import EVE, Client, ServerProcess, Serving, Site, client, secret_client
 from tests.run.team import Hold, hold
 
 SEED = bytes(range(100, 132))
 SECRET = bytes(range(60, 92)) + b"tail"
-
-
-def forms(secret: bytes) -> list[bytes]:
-    """How secret bytes could show in text."""
-    return [secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"="), repr(secret)[2:-1].encode()]
 
 
 def assert_hidden(text: str | bytes, *secrets: bytes) -> None:
@@ -106,20 +100,6 @@ def test_no_log_and_no_record_shows_a_secret_or_an_argument(site: Site, log: pyt
     everything = (site.folder / "audit.jsonl").read_bytes() + log.text.encode()
     assert_hidden(everything, *seeds)
     assert b"argument-of-a-task" not in everything
-
-
-def memory_of(pid: int) -> Iterator[bytes]:
-    """What a process has in memory, region by region."""
-    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        for line in maps:
-            where, mode = line.split()[:2]
-            start, end = (int(part, 16) for part in where.split("-"))
-            if "r" in mode and "[v" not in line:
-                try:
-                    memory.seek(start)
-                    yield memory.read(end - start)
-                except (OSError, ValueError, OverflowError):
-                    continue
 
 
 @pytest.mark.skipif(

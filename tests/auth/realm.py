@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import pytest
 
@@ -40,7 +40,18 @@ def need_kerberos() -> None:
         missing.append("the package gssapi")
     if not missing:
         return
-    words = f"not installed: {', '.join(missing)} (apt: krb5-kdc krb5-admin-server krb5-user; pip: gssapi)"
+    _lacks(f"not installed: {', '.join(missing)} (apt: krb5-kdc krb5-admin-server krb5-user; pip: gssapi)")
+
+
+def need_pkinit() -> None:
+    """Likewise what needs MIT's plug-in for public keys."""
+    need_kerberos()
+    plug_in = "krb5/plugins/preauth/pkinit.so"
+    if not [path for place in ("lib*", "lib/*") for path in Path("/usr").glob(f"{place}/{plug_in}")]:
+        _lacks("not installed: MIT's plug-in pkinit (apt: krb5-pkinit)")
+
+
+def _lacks(words: str) -> None:
     if REQUIRED:
         pytest.fail(words)
     pytest.skip(words)
@@ -49,23 +60,33 @@ def need_kerberos() -> None:
 class Realm:
     """A realm and its KDC. A context manager; `environ` is what a process needs to live in it."""
 
+    wait_s: ClassVar[float] = WAIT_S
+
     def __init__(self, *, name: str = REALM, clockskew_s: int = 300) -> None:
         """Make the database and start the KDC."""
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix="secfarm-krb-"))
         self.port = _free_port()
         self.krb5_conf = self.write("krb5.conf", _KRB5_CONF.format(realm=name, port=self.port, skew=clockskew_s))
-        self.write("kdc.conf", _KDC_CONF.format(realm=name, port=self.port, folder=self.folder))
         self.environ = {
             "KRB5_CONFIG": str(self.krb5_conf),
-            "KRB5_KDC_PROFILE": str(self.folder / "kdc.conf"),
             "KRB5CCNAME": f"FILE:{self.folder / 'ccache'}",
             "KRB5RCACHENAME": "none:",
         }
         self._kdc: subprocess.Popen[bytes] | None = None
-        self.tool("kdb5_util", "create", "-r", name, "-s", "-P", "master")
+        self._create()
         self.start()
+
+    def _create(self) -> None:
+        """Make the database, with the service, ada and bob in it; a user's password is the user's name."""
+        self.write("kdc.conf", _KDC_CONF.format(realm=self.name, port=self.port, folder=self.folder))
+        self.environ["KRB5_KDC_PROFILE"] = str(self.folder / "kdc.conf")
+        self.tool("kdb5_util", "create", "-r", self.name, "-s", "-P", "master")
         self.admin(f"addprinc -randkey {SERVICE}", "addprinc -pw ada ada", "addprinc -pw bob bob")
+
+    def _command(self) -> list[str]:
+        """The KDC's, which stays in the foreground."""
+        return ["krb5kdc", "-n", "-r", self.name]
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -75,8 +96,9 @@ class Realm:
 
     def start(self) -> None:
         """Start the KDC and return when it answers."""
+        program, *rest = self._command()
         self._kdc = subprocess.Popen(
-            [self._find("krb5kdc"), "-n", "-r", self.name],
+            [self._find(program), *rest],
             env=self._environ(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -86,8 +108,8 @@ class Realm:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), WAIT_S):
                 return
-            assert self._kdc.poll() is None, "krb5kdc did not start"
-            assert time.monotonic() < deadline_s, "krb5kdc does not answer"
+            assert self._kdc.poll() is None, "the KDC did not start"
+            assert time.monotonic() < deadline_s, "the KDC does not answer"
             time.sleep(0.005)
 
     def stop(self) -> None:
@@ -110,7 +132,7 @@ class Realm:
             capture_output=True,
             text=True,
             check=False,
-            timeout=WAIT_S,
+            timeout=self.wait_s,
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout

@@ -29,6 +29,8 @@ def test_good_files_are_ok_with_their_modes(call: Secfarm, site: Site) -> None:
     done = call("doctor", "-c", site.server_toml, env=site.client())
     assert done.returncode == 0, done.stdout
     assert "fail" not in done.stdout
+    for role in ("gate", "dialling gate", "keeper"):
+        assert f"role          {role}: no privileges, memory closed to its user, landlock (ABI " in done.stdout
     assert f"{site.folder / 'ada'} (0600, " in done.stdout
     assert "policy.toml (0600, " in done.stdout
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,22 +16,28 @@ from tests.daemon.site import ADA, DEADLINE_S, ROOT, Site
 class Roles:
     """`secfarm serve` of a site. A context manager."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, says: str = "listening on", environ: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables among others; return once it has said so."""
         self.site = site
         self.stderr = site.folder / "stderr"
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "secfarm", "serve", "-c", site.folder / "config.toml"],
-                env={"PYTHONPATH": str(ROOT), "HOME": str(site.folder), "SECRET_OF_THE_SHELL": "canary"},
+                env={
+                    "PYTHONPATH": str(ROOT),
+                    "HOME": str(site.folder),
+                    "SECRET_OF_THE_SHELL": "canary",
+                    **(environ or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
             )
         assert self.process.stdout is not None
-        found = re.search(r"127\.0\.0\.1:\d+", self.process.stdout.readline())
-        assert found, self.stderr.read_text()
-        self.address = found[0]
+        line = self.process.stdout.readline()
+        assert line.startswith(says), self.stderr.read_text()
+        self.address = line.split()[-1]
 
     def pid(self, role: str) -> int:
         """The process of a role, once there is one."""
@@ -49,7 +54,7 @@ class Roles:
 
     def _children(self) -> dict[str, int]:
         found = {}
-        for pid in _children_of(self.process.pid):
+        for pid in children_of(self.process.pid):
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
@@ -59,7 +64,7 @@ class Roles:
 
     def workers(self) -> list[int]:
         """The confined processes, spares included."""
-        return [worker for init in _children_of(self.pid("zygote")) for worker in _children_of(init)]
+        return [worker for init in children_of(self.pid("zygote")) for worker in children_of(init)]
 
     def kernel(self, **settings: Any) -> Kernel:
         return Kernel([self.address], auth=self.site.auth(), key=ADA, **settings)
@@ -75,7 +80,7 @@ class Roles:
         self.close()
 
 
-def _children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

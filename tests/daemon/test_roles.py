@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from secfarm import Kernel, deftask
-from secfarm.disk.keyfile import read_signing_key
+from secfarm.auth import GssAuthClient
 from secfarm.errors import ConnectionLostError, KernelCreationError, WorkerLostError
-from tests.daemon.roles import Roles
+from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
+from tests.daemon.memory import forms, holds, lines_with
+from tests.daemon.roles import Roles, children_of
 from tests.daemon.site import BOB, DEADLINE_S, EVE, Site
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="a role's memory is closed to its own user")
 
 
 @pytest.fixture
@@ -22,6 +26,7 @@ def roles(site: Site) -> Iterator[Roles]:
         yield roles
 
 
+@only_root
 def test_a_role_has_no_environment(roles: Roles) -> None:
     for role in ("gate", "keeper", "zygote"):
         assert Path(f"/proc/{roles.pid(role)}/environ").read_bytes() == b""
@@ -41,6 +46,7 @@ def _network(pid: int) -> set[str]:
     return {line.split()[9] for table in tables for line in table.splitlines()} & _inodes(pid)
 
 
+@only_root
 def test_only_the_gate_has_the_network_and_only_the_keeper_the_files(roles: Roles) -> None:
     with roles.kernel() as kernel:
         assert kernel.run(lambda: 1) == 1
@@ -51,28 +57,59 @@ def test_only_the_gate_has_the_network_and_only_the_keeper_the_files(roles: Role
         assert f"{folder}/audit.jsonl" in _links(roles.pid("keeper"))
 
 
-def _holds(pid: int, secret: bytes) -> bool:
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory, Path(f"/proc/{pid}/maps").open() as maps:
-        for line in maps:
-            first, last = (int(part, 16) for part in line.split()[0].split("-"))
-            if " rw" not in line or "[v" in line:
-                continue
-            try:
-                memory.seek(first)
-                if secret in memory.read(last - first):
-                    return True
-            except OSError:
-                continue
-    return False
+@deftask
+def sleep_aloud() -> None:
+    import time
+
+    print("on")
+    time.sleep(60)
 
 
-def test_only_the_keeper_has_the_key(roles: Roles) -> None:
-    seed = read_signing_key(roles.site.folder / "key").reveal_seed()
-    with roles.kernel() as kernel:
-        assert kernel.run(lambda: 1) == 1
-        for pid in [roles.pid("gate"), roles.pid("zygote"), *roles.workers()]:
-            assert not _holds(pid, seed)
-        assert _holds(roles.pid("keeper"), seed)  # so the search finds what is there
+def processes(roles: Roles) -> dict[str, int]:
+    """All processes of a server but the keeper, which is the one to have keys."""
+    found = {role: roles.pid(role) for role in ("gate", "zygote")} | {"supervisor": roles.process.pid}
+    found |= {f"the zygote's {number}": pid for number, pid in enumerate(children_of(found["zygote"]))}
+    return found | {f"worker {number}": pid for number, pid in enumerate(roles.workers())}
+
+
+@only_root
+@pytest.mark.parametrize("profile", ["full", "container"])
+def test_only_the_keeper_has_keys_and_secrets(site: Site, profile: str) -> None:
+    """While a session runs; in memory, environment and command line, as bytes and as text."""
+    site.config(confinement=profile, secrets=["cy.secret"])
+    seed, secret = site.key.reveal_seed(), site.secret.reveal_secret()
+    needles = [*forms(seed), *forms(secret), *lines_with(site.folder / "key", seed)]
+    with Roles(site) as roles, roles.kernel() as kernel:
+        said: list[str] = []
+        running = kernel.options(on_output=lambda _, text: said.append(text)).submit(sleep_aloud)
+        roles.until(lambda: said)
+        others = processes(roles)
+        assert len(others) >= 5 + (profile == "full")
+        assert {name: found for name, pid in others.items() if (found := holds(pid, needles))} == {}
+        assert {seed, secret} <= set(holds(roles.pid("keeper"), needles))  # so the search finds what is there
+        assert running.cancel()
+
+
+@only_root
+def test_only_the_keeper_has_the_keys_of_the_keytab(site: Site) -> None:
+    need_kerberos()
+    with Realm() as realm, realm.lived_in():
+        keytab = realm.keytab("secfarm.keytab", SERVICE)
+        realm.ticket()
+        key = keytab.read_bytes()[-20:-4]  # of the last entry: the end of its key, before its version
+        user = f"ada@{REALM}"
+        table = f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["{user}"]\n'
+        site.write(
+            "config.toml", site.config(key=None, allowed_signers=None, secrets=["cy.secret"]).read_text() + table
+        )
+        site.policy(f'[[grant]]\nprincipals = ["{user}"]\nmay = ["run"]\n')
+        with Roles(site, environ=realm.environ) as roles:
+            address = roles.address.replace("127.0.0.1", HOST)
+            with Kernel(address, auth=GssAuthClient(), connect_timeout_s=DEADLINE_S) as kernel:
+                assert kernel.run(lambda: 1) == 1
+                others = processes(roles)
+                assert {name: found for name, pid in others.items() if (found := holds(pid, forms(key)))} == {}
+                assert key in holds(roles.pid("keeper"), forms(key))
 
 
 @deftask
@@ -110,14 +147,6 @@ def test_a_role_that_is_killed_costs_no_task(roles: Roles, role: str) -> None:
         assert roles.pid(role) != pid
     if role == "gate":
         assert runs(results) == 100  # the keeper kept results and the task that was running
-
-
-@deftask
-def sleep_aloud() -> None:
-    import time
-
-    print("on")
-    time.sleep(60)
 
 
 def test_the_end_of_the_zygote_leaves_no_worker_behind(roles: Roles) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from secfarm import Kernel, ResourceExceededError
-from secfarm.errors import TaskError, TaskKilledError
+from secfarm.errors import TaskError, TaskKilledError, TaskTimeoutError, ValueTransferError
+from secfarm.limits import MAX_DEPTH
 from tests.daemon.roles import Roles
 from tests.daemon.site import BOB, DEADLINE_S, ROOT, Site
 from tests.run.nobody import public_folder
@@ -80,7 +81,26 @@ def makes_files(count):
         Path(str(number)).touch()
 
 
+def prints(times):
+    for _ in range(times):
+        print("x" * 100)
+
+
+def nests(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def sleeps(seconds):
+    import time
+
+    time.sleep(seconds)
+
+
 LIMITS = [
+    ("output_bytes = 1000", prints, 10**9, "output", 1000),
     ("cpu_s = 0.3", burns, 60, "cpu", 0.3),
     ("cpu_s = 0.3", burns_with_threads, 60, "cpu", 0.3),
     ("memory_bytes = 50000000", allocates, 60_000_000, "memory", 50_000_000),
@@ -108,6 +128,22 @@ def test_each_bound_that_is_exceeded_is_named_and_harms_nobody(site: Site, isola
                 assert (caught.value.kind, caught.value.limit) == (kind, limit)
                 assert ada.run(lambda: 1) == 1, kind
             assert bob.run(lambda: 2) == 2, kind
+        assert {role: roles.pid(role) for role in before} == before
+
+
+def test_time_and_depth_that_are_exceeded_are_named_and_harm_nobody(site: Site) -> None:
+    policy(site, f"{_LIMITS}wall_s = 0.4\n")
+    with Roles(site) as roles, roles.kernel() as ada, Kernel([roles.address], auth=site.auth(BOB), key=BOB) as bob:
+        before = {role: roles.pid(role) for role in ("gate", "keeper", "zygote")}
+        for task, argument, error, named in (
+            (sleeps, 60, TaskTimeoutError, r"0\.4 s"),
+            (nests, MAX_DEPTH + 1, ValueTransferError, str(MAX_DEPTH)),
+        ):
+            begin_s = time.monotonic()
+            with pytest.raises(error, match=named):
+                ada.run(task, argument)
+            assert time.monotonic() - begin_s < _WITHIN_S, task
+            assert (ada.run(lambda: 1), bob.run(lambda: 2)) == (1, 2)
         assert {role: roles.pid(role) for role in before} == before
 
 

@@ -213,10 +213,10 @@ def test_a_client_config_is_read_and_the_environment_comes_first(client_home: Pa
 def test_a_client_of_kerberos_or_certificates_takes_no_default_key(client_home: Path) -> None:
     """A key that merely lies there is not what was configured."""
     (client_home / "id_ed25519").touch(mode=0o600)
-    write(client_home, '[kerberos]\nccache = "KCM:"\ntarget = "node1"\n')
+    write(client_home, '[kerberos]\nccache = "KCM:"\ntarget = "node1"\nservers = ["node2"]\n')
     config = load_client_config(None, environ(client_home))
     assert config.key is None
-    assert config.kerberos == KerberosConfig(ccache="KCM:", target="node1")
+    assert config.kerberos == KerberosConfig(ccache="KCM:", target="node1", servers=("node2",))
     write(client_home, '[kerberos]\nclient_keytab = "k"\n')
     assert load_client_config(None, environ(client_home)).kerberos == KerberosConfig(client_keytab=client_home / "k")
     write(client_home, '[tls]\ncertificate = "k"\nkey = "s"\nca = "known"\nserver_name = "n"\n')

@@ -17,6 +17,7 @@ from secfarm.sign.sshsig import TASK_NAMESPACE
 from secfarm.trust.policy import Right
 from secfarm.trust.store import KnownServers, TrustStore
 from secfarm.wire.address import SshAddress, TcpAddress
+from tests.net.site_certificates import Authority, dns
 
 KEY = SigningKey.from_seed(bytes(range(32)))
 
@@ -194,3 +195,13 @@ def test_without_a_key_the_message_says_what_to_do(home: Path) -> None:
         client_credentials(Ed25519AuthServer(KEY), None, environ(home))
     with pytest.raises(KeyFileError, match="missing"):
         client_credentials(None, home / "missing", environ(home))
+
+
+def test_a_server_that_dials_needs_more_than_certificates(home: Path) -> None:
+    """No hub could prove itself to it, so it would dial for ever in vain."""
+    authority = Authority(home / "ca")
+    certificate, key = authority.certify(dns("node1"), file="server", client=False)
+    tls = f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\nca = "{authority.path}"\n'
+    with pytest.raises(ConfigError, match="a hub cannot be proven by certificates"):
+        server_credentials(server_config(home, f'dial = ["127.0.0.1:1"]\n{tls}'), None, {})
+    assert len(server_credentials(server_config(home, f'dial = ["127.0.0.1:1"]\n{BOTH}{tls}'), None, {}).auths) == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from secfarm.disk.guard import read_guarded
-from secfarm.disk.keytab import KeytabEntry, KeytabFile, find_keytab, parse_keytab
+from secfarm.disk.keytab import KeytabEntry, KeytabError, KeytabFile, find_keytab, parse_keytab
 from secfarm.errors import ExitStatus, KeyFileError
 
 
@@ -115,11 +115,11 @@ def test_a_process_that_gave_up_its_privileges_goes_on_with_what_it_read(
     keytab = KeytabFile(file)
 
     def denied(path: Path, **_: object) -> bytes:
-        raise KeyFileError(f"{path}: cannot be opened") from PermissionError(13, "denied")
+        raise KeytabError(f"{path}: cannot be opened") from PermissionError(13, "denied")
 
     monkeypatch.setattr("secfarm.disk.keytab.read_guarded", denied)
     assert content_of(keytab) == GOOD
-    with pytest.raises(KeyFileError, match="cannot be opened"):
+    with pytest.raises(KeyFileError, match="cannot be opened; a keytab belongs to the user who uses it"):
         KeytabFile(file)
     monkeypatch.setattr("secfarm.disk.keytab.read_guarded", read_guarded)
     assert content_of(keytab) == GOOD

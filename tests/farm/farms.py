@@ -68,7 +68,8 @@ class Daemon:
         if mechanism == "gss":
             self.realm = Realm()
             keytab = self.realm.keytab("secfarm.keytab", SERVICE)
-            self.auth = GssAuthClient(ccache=self.realm.ticket(), target=HOST)
+            target = None if transport == "dialin" else HOST
+            self.auth = GssAuthClient(ccache=self.realm.ticket(), target=target, servers=[name])
             last = f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["ada@{REALM}"]\n'
             policy = policy.replace(PRINCIPAL, f"ada@{REALM}")
         elif mechanism == "secret":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import pytest
 
 from secfarm import Kernel, SigningKey, end_server, ping, start_server
 from secfarm.auth import Ed25519AuthClient, GssAuthClient, GssAuthServer
+from secfarm.cli.failure import failure_of
 from secfarm.disk.keyfile import create_signing_key
-from secfarm.errors import ConnectionLostError, KernelCreationError, TaskExecutionError
+from secfarm.errors import ConnectionLostError, ExitStatus, KernelCreationError, TaskExecutionError
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
 from tests.disk.access_list import credential, listed
 from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, results, until
+from tests.run.nobody import NOBODY, public_folder, run_as_nobody
 
 ADA = f"ada@{REALM}"
 POLICY = f"""\
@@ -166,6 +169,19 @@ def test_a_session_ends_with_its_ticket_and_work_goes_on_with_the_next(site: Sit
         assert kernel.run(lambda: 1) == 1
 
 
+def test_a_client_keytab_renews_its_tickets_by_itself(site: Site) -> None:
+    """The sessions end with their tickets, of a few seconds; nobody fetches the next one but the client itself."""
+    robot = f"robot@{REALM}"
+    site.realm.admin("addprinc -randkey -maxlife 3s robot")
+    site.write("policy.toml", POLICY.replace(ADA, robot))
+    auth = GssAuthClient(client_keytab=site.realm.keytab("robot.keytab", "robot"))
+    config = site.config(site.kerberos.replace(ADA, robot))
+    with start_server(port=0, background=True, config=config) as server, connect(server, auth) as kernel:
+        until(lambda: len(site.audit("session")) > 2, "there is a third session")
+        assert kernel.run(lambda: 1) == 1
+    assert {one["principal"] for one in site.audit("session")} == {robot}
+
+
 def test_a_slow_kdc_or_hook_keeps_nobody_else_waiting(site: Site) -> None:
     """The hook of one client waits; the server serves another meanwhile."""
     inside, go = threading.Event(), threading.Event()
@@ -193,13 +209,29 @@ def test_a_slow_kdc_or_hook_keeps_nobody_else_waiting(site: Site) -> None:
 # --- who is let in --------------------------------------------------------------------------------------------------
 
 
-def test_the_client_hears_one_word_and_the_server_writes_the_reason(site: Site) -> None:
-    bob = site.realm.ticket("bob", ccache="bob")
-    with start_server(port=0, background=True, config=site.config()) as server:
-        with pytest.raises(KernelCreationError, match=r"refused us \('refused'\)"):
-            connect(server, GssAuthClient(ccache=bob))
+class Broken(GssAuthServer):
+    def name_accepted(self, name: object) -> bool:
+        raise LookupError("the directory is down")
+
+
+@pytest.mark.parametrize(
+    ("kind", "principal", "reason"),
+    [
+        (GssAuthServer, SERVICE, f"'{ADA}' proved its name and is not accepted"),
+        (Broken, SERVICE, "the directory is down"),
+        (GssAuthServer, "bob", "the keytab has no key of"),
+    ],
+)
+def test_the_client_hears_one_word_and_the_server_writes_the_reason(
+    site: Site, kind: type[GssAuthServer], principal: str, reason: str
+) -> None:
+    auth = kind(site.realm.keytab(f"{site.folder.parent.name}.keytab", principal))
+    with start_server(port=0, background=True, config=site.config(), auth=auth) as server:
+        with pytest.raises(KernelCreationError, match=r": the server refused us \('refused'\)[^(]*$") as error:
+            connect(server)
+        assert failure_of(error.value).status is ExitStatus.AUTHENTICATION
         until(lambda: site.audit("turned-away"), "the record")
-        assert f"bob@{REALM}" in str(site.audit("turned-away")[0]["reason"])
+        assert reason in str(site.audit("turned-away")[0]["reason"])
 
 
 def test_without_a_ticket_nothing_is_sent(site: Site) -> None:
@@ -284,6 +316,32 @@ def test_where_the_keytab_may_come_from(site: Site, named: str) -> None:
             server.terminate()
 
 
+def test_a_bound_keeper_reads_what_krb5_conf_includes_and_a_keytab_that_was_replaced(site: Site) -> None:
+    """Its lists name the directories: of the included files too, and the keytab's, in which another file comes."""
+    realm, around = site.realm, site.folder.parent
+    for name in ("etc", "etc.d", "keys"):
+        (around / name).mkdir(mode=0o700)
+    site.write("../etc.d/realm.conf", realm.krb5_conf.read_text())
+    conf = site.write("../etc/krb5.conf", f"includedir {around}/etc.d\n")
+    keytab = around / "keys/secfarm.keytab"
+    shutil.copy(realm.keytab("other.keytab", ADA), keytab)
+    config = site.config(f'[kerberos]\nkeytab = "{keytab}"\nallowed_users = ["{ADA}"]\n')
+    command = [sys.executable, "-m", "secfarm", "serve", "-c", str(config)]
+    environ = {**os.environ, "KRB5_CONFIG": str(conf)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1].replace("127.0.0.1", HOST)
+            with pytest.raises(KernelCreationError):
+                Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S)
+            shutil.copy(realm.folder / "secfarm.keytab", around / "keys/new")
+            (around / "keys/new").replace(keytab)
+            with Kernel(address, auth=GssAuthClient(), connect_timeout_s=WAIT_S) as kernel:
+                assert kernel.run(lambda: 1) == 1
+        finally:
+            server.terminate()
+
+
 def secfarm(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "secfarm", *command],
@@ -332,7 +390,12 @@ def test_doctor_looks_at_ticket_keytab_names_kdc_and_clock(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no file"), (b"", "is empty"), (b"garbage", "no keytab"), ("open", "opens it to others")],
+    [
+        (None, "no file"),
+        (b"", "is empty"),
+        (b"garbage", "no keytab"),
+        ("open", "opens it to others"),
+    ],
 )
 def test_a_server_does_not_start_with_a_keytab_that_cannot_be_used(
     site: Site, content: bytes | str | None, words: str
@@ -345,6 +408,24 @@ def test_a_server_does_not_start_with_a_keytab_that_cannot_be_used(
     done = secfarm("serve", "-c", str(site.config(kerberos)))
     assert done.returncode == (2 if content is None else 3), done.stderr
     assert words in done.stderr
+    assert "keygen" not in done.stderr
+
+
+def test_a_server_does_not_start_with_a_keytab_that_its_user_may_not_read(realm: Realm) -> None:
+    """The user nobody runs it, and the keytab is that of another."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    script = "import sys; from secfarm.cli.main import main; sys.exit(main(['serve', '-c', sys.argv[1]]))"
+    with public_folder() as folder:
+        site = Site(folder / "site", realm)
+        keytab = site.write("secfarm.keytab", "")
+        config = site.config(f'[kerberos]\nkeytab = "secfarm.keytab"\nallowed_users = ["{ADA}"]\n')
+        for path in (site.folder, config, site.folder / "policy.toml"):
+            os.chown(path, NOBODY, NOBODY)
+        done = run_as_nobody(script, str(config))
+    assert done.returncode == ExitStatus.AUTHENTICATION, done.stderr
+    assert "cannot be opened (Permission denied)" in done.stderr
+    assert f"hint: run: chown {NOBODY} {keytab}" in done.stderr
 
 
 def test_steps_that_wait_do_so_outside_of_the_event_loop(site: Site) -> None:

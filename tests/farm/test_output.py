@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import warnings
 
 import pytest
 
 import secfarm
-from secfarm import Kernel, KernelError, TaskExecutionError, TaskKilledError, deftask, progress
+from secfarm import Kernel, KernelError, ResourceExceededError, TaskExecutionError, TaskKilledError, deftask, progress
 from secfarm.farm.loop import background_loop
 from tests.farm.farms import WAIT_S, Daemon, Gate
 
@@ -144,15 +145,46 @@ def test_each_submitter_hears_its_own_tasks_only(one_daemon: Daemon) -> None:
             assert joined(ear.pieces) == {"stdout": f"task {i}\n", "stderr": ""}
 
 
-def test_output_is_capped_by_the_policy_and_what_is_dropped_is_counted() -> None:
+def test_a_task_that_prints_more_than_the_policy_allows_is_ended() -> None:
     policy = '[[grant]]\nprincipals = ["*"]\nmay = ["run"]\n[grant.limits]\noutput_bytes = 1000\n'
+
+    def ignores() -> None:
+        import contextlib
+
+        while True:
+            with contextlib.suppress(BaseException):
+                print("x" * 500)
+
+    def leaves_it_to_a_thread() -> int:
+        import threading
+
+        thread = threading.Thread(target=lambda: print("x" * 5000))
+        thread.start()
+        thread.join()
+        return 1
+
     with Daemon(policy=policy) as daemon, daemon.connect() as kernel:
         ear = Ear()
-        future = kernel.options(on_output=ear).submit(lambda: print("x" * 5000))
-        future.result(WAIT_S)
-        assert future.output == "x" * 1000 + "\n[4001 more characters were printed and dropped]"
-        assert "".join(text for _, text in ear.pieces) == future.output
-        assert joined(ear.pieces)["stdout"] == "x" * 1000
+        futures = [kernel.options(on_output=ear).submit(lambda: print("x" * 5000))]
+        futures += [kernel.submit(ignores), kernel.submit(leaves_it_to_a_thread)]
+        for future in futures:
+            begin_s = time.monotonic()
+            with pytest.raises(ResourceExceededError, match="printed more than its 1000 bytes") as caught:
+                future.result(WAIT_S)
+            assert time.monotonic() - begin_s < 2.0
+            assert (caught.value.kind, caught.value.limit) == ("output", 1000)
+        assert futures[0].output == "x" * 1000 + "\n[4000 more characters were printed and dropped]"
+        assert "".join(text for _, text in ear.pieces) == futures[0].output
+        assert kernel.run(lambda: print("x" * 999)) is None
+
+
+def test_a_map_has_the_results_before_the_item_that_printed_too_much() -> None:
+    policy = '[[grant]]\nprincipals = ["*"]\nmay = ["run"]\n[grant.limits]\noutput_bytes = 1000\n'
+    with Daemon(policy=policy) as daemon, daemon.connect() as kernel:
+        results = kernel.map(lambda item: print("x" * 100 * item) or item, range(1, 13), chunksize=12)
+        assert [next(results) for _ in range(9)] == [*range(1, 10)]
+        with pytest.raises(ResourceExceededError):
+            next(results)
 
 
 def test_much_output_comes_whole_and_in_few_pieces(one_kernel: Kernel) -> None:

@@ -9,10 +9,21 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY: Final = dt.timedelta(days=1)
+_SIGNS: Final = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -32,14 +43,22 @@ class Authority:
         self.path = self._write(f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
 
     def certify(
-        self, *names: x509.GeneralName, file: str, ends: dt.timedelta = DAY, client: bool = True, common: str = "x"
+        self,
+        *names: x509.GeneralName,
+        file: str,
+        ends: dt.timedelta = DAY,
+        client: bool = True,
+        common: str = "x",
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     ) -> tuple[Path, Path]:
         """Return certificate and key for these subject alternative names."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
-        builder = self._builder(subject, key.public_key(), ends).add_extension(
-            x509.ExtendedKeyUsage([usage]), critical=False
+        builder = (
+            self._builder(subject, key.public_key(), ends)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(_SIGNS, critical=True)
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -49,7 +68,7 @@ class Authority:
         return self._write(f"{file}.pem", certificate), self._write(f"{file}.key", private)
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, ends: dt.timedelta = DAY
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, ends: dt.timedelta = DAY
     ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (

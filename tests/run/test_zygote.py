@@ -288,7 +288,7 @@ except ConfinementError as error:
 def test_a_role_with_a_descriptor_too_many_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="takes"):
         spawn(ROLE, {})
-    loose = Role(ROLE.name, ROLE.module, ("control", "other"))
+    loose = Role(ROLE.name, ROLE.module, ("control", "other"), lists=None)
     read, write = os.pipe()
     with (tmp_path / "words").open("w+b") as words:
         process = spawn(loose, {"control": read, "other": write}, stderr=words.fileno())
