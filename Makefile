@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 test: lint
-	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit pkinit
+	@.ci/apt ssh-keygen sshd krb5kdc kadmin.local kinit pkinit systemd-analyze
 	KERBEROS_TESTS=required $(BIN)/python -m pytest -n $(WORKERS)
 
 $(VENV)/.interop: .ci/interop | $(VENV)/.dev
@@ -60,7 +60,7 @@ test-interop: $(VENV)/.interop
 	KERBEROS_TESTS=required KERBEROS_INTEROP=$(CURDIR)/$(VENV)/interop $(BIN)/python -m pytest tests/interop -m interop
 
 test-pythons:
-	@.ci/apt ssh-keygen sshd
+	@.ci/apt ssh-keygen sshd systemd-analyze
 	@set -e; for python in $(PYTHONS); do \
 		if ! $$python -c '' 2>/dev/null; then echo "$$python: not on this machine, skipped"; continue; fi; \
 		test -x $(VENV)/$$python/bin/python || $$python -m venv $(VENV)/$$python; \

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from secfarm.auth.gss import GssAuthServer
 from secfarm.auth.gss_context import NAME as GSS
 from secfarm.cli.client import listening_addresses, some_addresses
 from secfarm.cli.detach import detached, open_log
-from secfarm.cli.output import Output, output_options, pass_output, printable
+from secfarm.cli.output import Output, output_options, pass_output
+from secfarm.daemon.log import Log, LogForm, log_to
 from secfarm.daemon.process import serve, serve_line
 from secfarm.daemon.stdio import StdioLine
 from secfarm.disk.auditlog import verify_log
@@ -64,6 +66,11 @@ if TYPE_CHECKING:
 )
 @click.option("--check", is_flag=True, help="Read everything, say what would be served, and do not listen.")
 @click.option("--stdio", is_flag=True, help="Serve one connection over standard input and output, and end with it.")
+@click.option(
+    "--log-format",
+    type=click.Choice([form.value for form in LogForm]),
+    help="Of a line of the log.  [default: text on a terminal, else json]",
+)
 @click.option("--detach", is_flag=True, help="Return once it listens; the server goes on in a session of its own.")
 @output_options()
 @pass_output
@@ -77,6 +84,7 @@ def command(
     check: bool,
     stdio: bool,
     detach: bool,
+    log_format: str | None,
 ) -> None:
     """Serve tasks. SIGTERM lets what runs finish, a second one ends at once.
 
@@ -89,18 +97,21 @@ def command(
         config = replace(config, kerberos=replace(config.kerberos or KerberosConfig(), keytab=keytab))
     if config.kerberos is not None and not config.kerberos.allowed_users:
         output.note(f"secfarm: {config.file}: [kerberos] has no allowed_users, so no principal is accepted")
-    listen = [parse_address(address, listening=True) for address in addresses] or list(config.listen)
+    listen = [parse_address(address, listening=True) for address in addresses]
     if check:
-        _check(output, config, listen)
+        _check(output, config, listen or list(config.listen))
         return
-    log = (config.state or state_home(os.environ)) / "serve.log"
-    if stdio:
-        _serve_stdio(output, config, log)
-        return
+    file_of_log = (config.state or state_home(os.environ)) / "serve.log"
     if detach:
-        detached(output, log)
+        detached(output, file_of_log)
         return
-    _log_to(logging.StreamHandler(), output)
+    default = LogForm.TEXT if not stdio and sys.stderr.isatty() else LogForm.JSON
+    level = logging.DEBUG if output.verbose else logging.WARNING if output.quiet else logging.INFO
+    log = Log(LogForm(log_format) if log_format else default, level)
+    if stdio:
+        _serve_stdio(config, file_of_log, log)
+        return
+    log_to(sys.stderr, "supervisor", log)
     dialling = {"dialling": [str(address) for address in config.dial]} if config.dial else {}
 
     def ready(opened: list[Address]) -> None:
@@ -111,14 +122,13 @@ def command(
                 *[f"dialling in to {address}" for address in config.dial],
             )
 
-    serve(config, listen=listen, ready=ready)
+    serve(config, listen=listen, ready=ready, log=log)
 
 
-def _serve_stdio(output: Output, config: ServerConfig, log: Path) -> None:
+def _serve_stdio(config: ServerConfig, file: Path, log: Log) -> None:
     if os.isatty(0) or os.isatty(1):
         raise click.UsageError("--stdio speaks TLS: it is for sshd to start, not for a terminal")
-    stream = os.fdopen(open_log(log), "a", encoding="utf-8", errors="backslashreplace")
-    _log_to(logging.StreamHandler(stream), output)
+    log_to(os.fdopen(open_log(file), "a", encoding="ascii"), "server", log)
     line = StdioLine()
     try:
         serve_line(config, line.socket)
@@ -171,18 +181,3 @@ def _grants(credentials: ServerCredentials) -> list[dict[str, list[str]]]:
         {"principals": list(grant.principals), "may": sorted(right.value for right in grant.may)}
         for grant in credentials.policy.grants
     ]
-
-
-class _OneLine(logging.Formatter):
-    """A record is one line, whatever a peer put into it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), one_line=True)
-
-
-def _log_to(stream: logging.Handler, output: Output) -> None:
-    stream.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("secfarm")
-    log.addHandler(stream)
-    log.setLevel(logging.DEBUG if output.verbose else logging.WARNING if output.quiet else logging.INFO)
-    log.propagate = False

@@ -11,10 +11,12 @@ import itertools
 import os
 import resource
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.daemon.dialler import Dialler
+from secfarm.daemon.log import log_to
 from secfarm.daemon.passage import (
     Arrived,
     Connected,
@@ -70,6 +72,7 @@ class Gate:
     def _listen(self, packet: bytes, descriptors: list[int]) -> None:
         """Take the sockets, and be bound before anybody is heard on them."""
         listen = decode_listen(packet)
+        log_to(sys.stderr, GATE.name, listen.log)
         self._resolver = [path for path in RESOLVER_FILES if listen.dial and not _is_closed(path)]
         try:
             (DIALLING_GATE if listen.dial else GATE).settle()
@@ -88,7 +91,7 @@ class Gate:
         identity = self._present.identity
         context, certificate = acceptor_context() if identity is None else listening(identity)
         # The keeper's own deadline comes first: it has a word to say.
-        self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S)
+        self._door = Door(context, self._relay, self._turned_away, margin_s=_MARGIN_S, removes=False)
         for fd in descriptors:
             sock = socket.socket(fileno=fd)
             sock.settimeout(0)

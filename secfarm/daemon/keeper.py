@@ -11,11 +11,13 @@ import logging
 import os
 import resource
 import socket
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from secfarm.daemon.log import log_to
 from secfarm.daemon.make import loop_factory, make_server
 from secfarm.daemon.passage import (
     Down,
@@ -25,6 +27,7 @@ from secfarm.daemon.passage import (
     Halt,
     Keep,
     Reload,
+    Reloaded,
     ToKeeper,
     Up,
     Zygote,
@@ -88,17 +91,17 @@ class Keeper:
             case Halt() if self._server is not None:
                 self._server.stop()
             case Reload() if self._server is not None:
-                self._server.reload()
+                self._tell(Reloaded(self._server.reload()))
             case _:
                 pass
         for fd in descriptors:
             os.close(fd)
 
     async def _start(self, keep: Keep) -> None:
-        logging.getLogger("secfarm").setLevel(keep.log_level)
+        log_to(sys.stderr, ROLE.name, keep.log)
         try:
             dial = tuple(map(parse_address, keep.dial))
-            config = replace(load_server_config(keep.file, {}, dial=dial), state=Path(keep.state))
+            config = replace(load_server_config(keep.file, keep.environ, dial=dial), state=Path(keep.state))
             os.environ.update(keep.environ)
             if keep.keytab:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))

@@ -11,6 +11,7 @@ import msgspec
 
 from secfarm.auth.base import PeerCertificate
 from secfarm.auth.tls import TlsIdentity
+from secfarm.daemon.log import Log
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -78,6 +79,7 @@ class Listen(msgspec.Struct, array_like=True, frozen=True, tag=0):
     """Supervisor to gate: the hubs to dial; beside it the listening sockets."""
 
     dial: tuple[str, ...]
+    log: Log
 
 
 class Keep(msgspec.Struct, array_like=True, frozen=True, tag=0):
@@ -88,16 +90,15 @@ class Keep(msgspec.Struct, array_like=True, frozen=True, tag=0):
         state: the directory for what has to outlive the process.
         listen: the addresses, for the audit record.
         dial: the hubs.
-        log_level: of `logging`.
         keytab: instead of the configuration's; "" where none is given.
-        environ: variables by which Kerberos finds its files; names of files, no secret.
+        environ: variables by which Kerberos, and credentials of systemd, are found; names of files, no secret.
     """
 
     file: str
     state: str
     listen: tuple[str, ...]
     dial: tuple[str, ...]
-    log_level: int
+    log: Log
     keytab: str
     environ: dict[str, str]
 
@@ -133,10 +134,16 @@ class Zygote(msgspec.Struct, array_like=True, frozen=True, tag=2):
     """Keeper to supervisor: start a zygote; beside it its end of the line to us."""
 
 
+class Reloaded(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Keeper to supervisor: files were read again; `problem`: why what they say is not in force, or ""."""
+
+    problem: str
+
+
 FromGate = Opened | Arrived | TurnedAway | Connected
 ToGate = Proven | Refused | Shut | Present
 ToKeeper = Keep | Gate | Drain | Halt | Reload
-FromKeeper = Up | Down | Zygote
+FromKeeper = Up | Down | Zygote | Reloaded
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_from_gate: Final = msgspec.msgpack.Decoder(FromGate).decode

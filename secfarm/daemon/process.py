@@ -19,12 +19,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secfarm.daemon.log import Log
 from secfarm.daemon.make import audit_path, loop_factory, make_server
 from secfarm.daemon.supervisor import supervise
 from secfarm.disk.auditlog import open_free_log
 from secfarm.disk.config import load_server_config
-from secfarm.errors import SecfarmError
+from secfarm.errors import ConfigError, SecfarmError
 from secfarm.limits import DEFAULT_PORT
+from secfarm.net.service import Notifier, given_sockets
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from secfarm.wire.address import Address
 
 _log = logging.getLogger("secfarm")
+_LOG = Log()
 
 
 def serve(
@@ -46,21 +49,29 @@ def serve(
     listen: Sequence[Address] = (),
     ready: Callable[[list[Address]], None] = lambda _: None,
     lifeline: int | None = None,
+    log: Log = _LOG,
 ) -> None:
     """Run a server, each of its roles a process of its own, until it is ended.
+
+    Sockets that systemd gives to this process are served instead of the configuration's addresses.
 
     Args:
         config: of a file; the files that it names are read now.
         listen: instead of the configuration's addresses.
         ready: told the addresses once connections are accepted.
         lifeline: a descriptor at whose end of file the server ends at once: its owner is gone.
+        log: how the roles log, on standard error.
 
     Raises:
         SecfarmError: a key, trust file, address or worker does not allow a start; nothing was served.
     """
+    notifier, given = Notifier(os.environ), given_sockets(os.environ, os.getpid())
+    if given and listen:
+        raise ConfigError("sockets are given by LISTEN_FDS, and addresses to listen on as well; nothing was started")
     default = [] if config.dial else [parse_address(f"127.0.0.1:{DEFAULT_PORT}")]
+    addresses = [] if given else listen or config.listen or default
     with asyncio.Runner() as runner:
-        runner.run(supervise(config, listen or config.listen or default, ready, lifeline))
+        runner.run(supervise(config, given, addresses, ready, notifier, log, lifeline))
 
 
 async def _serve_alone(config: ServerConfig, ready: Callable[[list[Address]], None], lifeline: int) -> None:

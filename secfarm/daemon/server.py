@@ -213,20 +213,26 @@ class Server:
         if task.session is not None:
             task.session.finished(task, done)
 
-    def reload(self) -> None:
-        """Read trust files, policy and keys again; what they no longer allow ends. If one is wrong nothing changes."""
+    def reload(self) -> str:
+        """Read trust files, policy and keys again; what they no longer allow ends.
+
+        Returns:
+            "", or what is wrong with one of them; nothing has changed then.
+        """
         try:
             credentials = self.read_again()
         except SecfarmError as error:
             _log.error("nothing was reloaded: %s", error)
             self.audit("not-reloaded", {"reason": str(error)})
-            return
+            return str(error)
         self._auths = dict(credentials.auths)
         self.store, self.policy = credentials.store, credentials.policy
         self.pool.expect(terms_of_all(self.policy))
+        _log.info("trust files, policy and keys were read again")
         self.audit("reloaded", {"grants": len(self.policy.grants)})
         for session in list(self.sessions):
             session.judge_again()
+        return ""
 
     def status(self) -> dict[str, object]:
         """Workers, sessions and queues."""

@@ -24,6 +24,7 @@ from secfarm.daemon.passage import (
     Keep,
     Listen,
     Reload,
+    Reloaded,
     ToKeeper,
     Up,
     Zygote,
@@ -42,7 +43,9 @@ from secfarm.run.zygote import ROLE as ZYGOTE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from secfarm.daemon.log import Log
     from secfarm.disk.config import ServerConfig
+    from secfarm.net.service import Notifier
     from secfarm.run.role import Role
     from secfarm.wire.address import Address
 
@@ -56,18 +59,31 @@ _log: Final = logging.getLogger("secfarm")
 class Supervisor:
     """The roles of one server."""
 
-    def __init__(self, config: ServerConfig, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        sockets: Sequence[socket.socket],
+        ready: Callable[[], None],
+        notifier: Notifier,
+        log: Log,
+    ) -> None:
         """Prepare; `run` starts.
 
         Args:
             config: of a file.
             sockets: listening.
             ready: called once, when connections are accepted.
+            notifier: told how the server is.
+            log: how the roles log.
         """
         self._config = config
         self._sockets = sockets
         self._gate_role = DIALLING_GATE if config.dial else GATE
         self._ready = ready
+        self._notifier = notifier
+        self._log = log
+        ways = {"listening on": [local_address(sock) for sock in sockets], "dialling in to": config.dial}
+        self._status = "; ".join([f"{word} {', '.join(map(str, ones))}" for word, ones in ways.items() if ones])
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, tuple[Role, subprocess.Popen[bytes]]] = {}  # by pidfd
         self._keeper: Line | None = None
@@ -87,6 +103,7 @@ class Supervisor:
         try:
             await self._finished
         finally:
+            self._notifier.stopping("ending")
             self._end_all()
 
     def drain(self) -> None:
@@ -96,6 +113,7 @@ class Supervisor:
         elif self._keeper is not None:
             self._draining = True
             _log.info("draining; a second signal ends the server at once")
+            self._notifier.stopping("finishing what was accepted")
             self._tell_keeper(Drain())
 
     def halt(self) -> None:
@@ -105,6 +123,8 @@ class Supervisor:
 
     def reload(self) -> None:
         """Have trust files, policy and keys read again."""
+        if self._is_up:  # else the files are about to be read, or were just now
+            self._notifier.reloading()
         self._tell_keeper(Reload())
 
     # --- roles ------------------------------------------------------------------------------------------------------
@@ -121,7 +141,7 @@ class Supervisor:
                 str((config.state or state_home(os.environ)).absolute()),
                 tuple([str(local_address(sock)) for sock in self._sockets]),
                 tuple([str(address) for address in config.dial]),
-                _log.getEffectiveLevel(),
+                self._log,
                 ""
                 if config.kerberos is None or config.kerberos.keytab is None
                 else str(config.kerberos.keytab.absolute()),
@@ -136,7 +156,7 @@ class Supervisor:
         self._spawn(self._gate_role, {"supervisor": far, "keeper": gate_end})
         self._gate = Line(self._loop, near, lambda _, __: None, lambda: None)
         sockets = [os.dup(sock.fileno()) for sock in self._sockets]
-        self._gate.send(encode(Listen(tuple(dict.fromkeys(map(str, self._config.dial))))), sockets)
+        self._gate.send(encode(Listen(tuple(dict.fromkeys(map(str, self._config.dial))), self._log)), sockets)
         self._tell_keeper(Gate(), keeper_end.detach())
 
     def _spawn(self, role: Role, ends: dict[str, socket.socket]) -> None:
@@ -162,6 +182,9 @@ class Supervisor:
                 if not self._is_up:
                     self._is_up = True
                     self._ready()
+                self._notifier.ready(self._status)
+            case Reloaded(problem):
+                self._notifier.ready(f"not reloaded: {problem}" if problem else self._status)
             case Down(code, text):
                 self._fail(error_of(code)(text))
             case Zygote() if len(descriptors) == 1:
@@ -187,7 +210,8 @@ class Supervisor:
             return
         if role is ZYGOTE and status == 0:
             return  # nobody needed it any more
-        _log.error("the %s ended (%s); it is started again", role.name, _told_by(status))
+        if role is KEEPER:  # the others may have ended because it is about to
+            _log_again(role, status)
         if self._loop.time() - self._started_s > _STEADY_S:
             self._failures = 0
         self._failures += 1
@@ -198,14 +222,17 @@ class Supervisor:
             self._loop.call_later(_PAUSE_S, self._again, self._start_all)
         elif role is self._gate_role:
             self._started_s = self._loop.time()
-            self._loop.call_later(_PAUSE_S, self._again, partial(self._start_gate_of, self._keeper))
+            self._loop.call_later(_PAUSE_S, self._again, partial(self._start_gate_of, self._keeper, status))
+        else:
+            self._loop.call_later(_PAUSE_S, self._again, partial(_log_again, role, status))
 
     def _again(self, start: Callable[[], None]) -> None:
         if not self._finished.done():
             start()
 
-    def _start_gate_of(self, keeper: Line | None) -> None:
-        if keeper is self._keeper:  # else all were started anew meanwhile
+    def _start_gate_of(self, keeper: Line | None, status: int) -> None:
+        if keeper is self._keeper:  # else all were started anew meanwhile: a gate ends with its keeper
+            _log_again(GATE, status)
             self._start_gate()
 
     def _end_all(self) -> None:
@@ -223,6 +250,10 @@ class Supervisor:
         self._children.clear()
 
 
+def _log_again(role: Role, status: int) -> None:
+    _log.error("the %s ended (%s); it is started again", role.name, _told_by(status))
+
+
 def _told_by(status: int) -> str:
     if status >= 0:
         return f"status {status}"
@@ -233,20 +264,30 @@ def _told_by(status: int) -> str:
 
 
 async def supervise(
-    config: ServerConfig, listen: Sequence[Address], ready: Callable[[list[Address]], None], lifeline: int | None = None
+    config: ServerConfig,
+    given: Sequence[socket.socket],
+    listen: Sequence[Address],
+    ready: Callable[[list[Address]], None],
+    notifier: Notifier,
+    log: Log,
+    lifeline: int | None = None,
 ) -> None:
     """Run a server until it is ended, by its signals, an order or the end of file of `lifeline`.
+
+    Args:
+        given: listening sockets that somebody else opened, and removes.
 
     Raises:
         SecfarmError: it does not start; nothing was served.
     """
     begin(capable=True)  # it starts zygotes
     loop = asyncio.get_running_loop()
-    sockets = open_sockets(listen)
+    own = open_sockets(listen)
+    sockets = [*given, *own]
     opened = [local_address(sock) for sock in sockets]
-    paths = [Path(sock.getsockname()) for sock in sockets if sock.family == socket.AF_UNIX]
+    paths = [Path(sock.getsockname()) for sock in own if sock.family == socket.AF_UNIX]
     try:
-        supervisor = Supervisor(config, sockets, lambda: ready(opened))
+        supervisor = Supervisor(config, sockets, lambda: ready(opened), notifier, log)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.drain)
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)

@@ -26,6 +26,8 @@ DEFAULT_SERVICE: Final = "secfarm"
 CONFINEMENTS: Final = ("full", "container")  # the profiles of docs/confinement.md
 # By which Kerberos, and systemd, say where their files are.
 KERBEROS_NAMES: Final = ("KRB5_CONFIG", "KRB5_KTNAME", "KRB5RCACHENAME", "CREDENTIALS_DIRECTORY")
+_CREDENTIAL: Final = "credential:"  # before the name of a credential that systemd has loaded for this service
+_CREDENTIAL_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._@-]{1,255}")  # of what systemd takes, what needs no quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def load_server_config(
     """
     file = Path(path or environ.get("SECFARM_CONFIG") or SERVER_CONFIG)
     root = parse_toml(read_guarded_text(file, secret=False, error=ConfigError), file=str(file), error=ConfigError)
-    reader = _Paths(root, file.parent)
+    reader = _Paths(root, file.parent, environ)
     policy = reader.file("policy")
     if policy is None:
         raise root.fault("policy", "policy is missing: without one nobody may do anything")
@@ -148,8 +150,8 @@ def load_server_config(
         secrets=reader.files("secrets"),
         audit=reader.path("audit"),
         state=reader.path("state"),
-        kerberos=_server_kerberos(root.table("kerberos"), file.parent),
-        tls=_tls(root.table("tls"), file.parent),
+        kerberos=_server_kerberos(root.table("kerberos"), reader),
+        tls=_tls(root.table("tls"), reader),
         confinement=_confinement(root),
         file=file,
     )
@@ -192,14 +194,11 @@ def load_client_config(path: str | os.PathLike[str] | None, environ: Mapping[str
     file = Path(named or home / "config.toml")
     text = read_guarded_text(file, secret=False, error=ConfigError) if named or file.exists() else ""
     root = parse_toml(text, file=str(file), error=ConfigError)
-    reader = _Paths(root, file.parent)
+    reader = _Paths(root, file.parent, environ)
     hosts, key, secret = _addresses(root, "hosts"), reader.file("key"), reader.file("secret")
     if key and secret:
         raise root.fault("secret", "key and secret are both given: say which one to prove")
-    kerberos, tls = (
-        _client_kerberos(root.table("kerberos"), file.parent),
-        _tls(root.table("tls"), file.parent, client=True),
-    )
+    kerberos, tls = _client_kerberos(root.table("kerberos"), reader), _tls(root.table("tls"), reader, client=True)
     if kerberos and tls:
         raise root.fault("tls", "[kerberos] and [tls] are both given: say which one to prove")
     if environ.get("SECFARM_HOSTS"):
@@ -235,24 +234,44 @@ def parse_hosts(text: str, *, source: str) -> tuple[Address, ...]:
 
 
 class _Paths:
-    """Reads the paths of a table, relative to the directory of its file."""
+    """Reads the paths of a table, relative to the directory of its file; files may be credentials of systemd."""
 
-    def __init__(self, table: Table, base: Path) -> None:
+    def __init__(self, table: Table, base: Path, environ: Mapping[str, str]) -> None:
         self._table = table
         self._base = base
+        self._environ = environ
+
+    def of(self, table: Table) -> _Paths:
+        """Return the same for another table of the file."""
+        return _Paths(table, self._base, self._environ)
 
     def path(self, key: str) -> Path | None:
         text = self._table.text(key)
         return None if text is None else self._base / text
 
     def file(self, key: str) -> Path | None:
-        path = self.path(key)
-        return None if path is None else self._existing(key, path)
+        text = self._table.text(key)
+        return None if text is None else self._existing(key, text)
 
     def files(self, key: str) -> tuple[Path, ...]:
-        return tuple([self._existing(key, self._base / text) for text in self._table.texts(key)])
+        return tuple([self._existing(key, text) for text in self._table.texts(key)])
 
-    def _existing(self, key: str, path: Path) -> Path:
+    def _credential(self, key: str, name: str) -> Path:
+        if not _CREDENTIAL_NAME.fullmatch(name):
+            raise self._table.fault(key, f"{key}: {name!r} is no name of a credential: letters, digits and ._@- only")
+        directory = self._environ.get("CREDENTIALS_DIRECTORY", "")
+        if not Path(directory).is_absolute():
+            what = f"is the relative path {directory!r}" if directory else "is not set"
+            raise self._table.fault(
+                key,
+                f"{key}: {_CREDENTIAL}{name} is for a service of systemd whose unit has LoadCredential={name}, but "
+                f"CREDENTIALS_DIRECTORY {what}; name a file instead, or set it to the directory that holds it",
+            )
+        return Path(directory) / name
+
+    def _existing(self, key: str, text: str) -> Path:
+        name = text.removeprefix(_CREDENTIAL)
+        path = self._base / text if name == text else self._credential(key, name)
         try:
             found = path.is_file()
         except OSError:
@@ -269,25 +288,25 @@ def _addresses(table: Table, key: str, *, listening: bool = False) -> tuple[Addr
         raise table.fault(key, f"{key}: {error}") from error
 
 
-def _server_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
+def _server_kerberos(table: Table | None, paths: _Paths) -> KerberosConfig | None:
     if table is None:
         return None
     config = KerberosConfig(
         service_name=table.text("service_name") or DEFAULT_SERVICE,
-        keytab=_Paths(table, base).file("keytab"),
+        keytab=paths.of(table).file("keytab"),
         allowed_users=table.texts("allowed_users"),
     )
     table.finish()
     return config
 
 
-def _client_kerberos(table: Table | None, base: Path) -> KerberosConfig | None:
+def _client_kerberos(table: Table | None, paths: _Paths) -> KerberosConfig | None:
     if table is None:
         return None
     config = KerberosConfig(
         service_name=table.text("service_name") or DEFAULT_SERVICE,
         ccache=table.text("ccache"),
-        client_keytab=_Paths(table, base).file("client_keytab"),
+        client_keytab=paths.of(table).file("client_keytab"),
         target=table.text("target"),
         servers=table.texts("servers"),
     )
@@ -310,10 +329,10 @@ def _ssh(table: Table | None) -> SshConfig | None:
     return config
 
 
-def _tls(table: Table | None, base: Path, *, client: bool = False) -> TlsConfig | None:
+def _tls(table: Table | None, paths: _Paths, *, client: bool = False) -> TlsConfig | None:
     if table is None:
         return None
-    reader = _Paths(table, base)
+    reader = paths.of(table)
     certificate, key, ca = reader.file("certificate"), reader.file("key"), reader.file("ca")
     if certificate is None or key is None:
         raise table.fault("certificate", "[tls] needs certificate and key")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,13 +18,15 @@ from secfarm.errors import SecfarmError
 MAX_GUARDED_BYTES: Final = 1 << 20  # a trust file of some ten thousand keys
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
+_ACCESS_LIST: Final = "system.posix_acl_access"
 
 
 def read_guarded(path: Path, *, secret: bool, error: type[SecfarmError]) -> bytes:
     """Return the content of a file that belongs to us or to root and that nobody else can change.
 
     Args:
-        secret: nobody else may read it either.
+        secret: nobody else may read it either. The access list by which systemd lets its service read a credential
+            shows as mode 0440 and opens it to nobody else.
         error: class of what is raised.
 
     Raises:
@@ -36,7 +39,7 @@ def read_guarded(path: Path, *, secret: bool, error: type[SecfarmError]) -> byte
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be opened ({_reason(problem)}); nothing was read") from problem
     try:
-        _check_status(path, os.fstat(descriptor), secret=secret, error=error)
+        check_owner_and_mode(path, descriptor, secret=secret, error=error)
         for directory in _directories(path):
             _check_directory(path, directory, error)
         content = _read_some(descriptor, MAX_GUARDED_BYTES + 1)
@@ -119,18 +122,30 @@ def check_owner_and_mode(path: Path, descriptor: int, *, secret: bool, error: ty
     Raises:
         error: as `read_guarded`.
     """
-    _check_status(path, os.fstat(descriptor), secret=secret, error=error)
-
-
-def _check_status(path: Path, status: os.stat_result, *, secret: bool, error: type[SecfarmError]) -> None:
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{path}: not a regular file; it was not used")
     _check_owner(path, status, error)
     mode = stat.S_IMODE(status.st_mode)
-    if secret and mode & _OTHERS:
+    if secret and mode & _OTHERS and not _is_ours_by_list(descriptor):
         raise error(f"{path}: its mode {mode:04o} opens it to others; it was not used. Run: chmod 600 {path}")
     if mode & _OTHERS_WRITE:
         raise error(f"{path}: its mode {mode:04o} lets others write it; it was not used. Run: chmod go-w {path}")
+
+
+def _is_ours_by_list(descriptor: int) -> bool:
+    """Whether exactly the owner and we may read the file, by the access list that systemd gives a credential.
+
+    Source: systemd's write_credential (src/core/execute.c); form of the list: linux/posix_acl_xattr.h, version 2.
+    """
+    nobody = 0xFFFFFFFF
+    # Tag, permission, whose: the owner reads, so do we; the owner's group and all others may do nothing.
+    entries = [(0x01, 4, nobody), (0x02, 4, os.geteuid()), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody)]
+    wanted = struct.pack("<I", 2) + b"".join([struct.pack("<HHI", *entry) for entry in entries])
+    try:
+        return os.getxattr(descriptor, _ACCESS_LIST) == wanted
+    except OSError:  # there is no list
+        return False
 
 
 def _check_owner(path: Path, status: os.stat_result, error: type[SecfarmError]) -> None:

@@ -104,18 +104,13 @@ def _entry(reader: _Reader) -> KeytabEntry:
 class KeytabFile:
     """A keytab in a file that belongs to us or to root and that nobody else reads. Safe for several threads."""
 
-    def __init__(self, path: Path, *, systemd: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         """Read it for the first time.
-
-        Args:
-            systemd: it is a credential that systemd has loaded for this service: the access list by which it lets our
-                user read shows as the group's mode.
 
         Raises:
             KeytabError: it is missing, unreadable, open to others, empty or no keytab; nothing was started.
         """
         self.path = path
-        self._systemd = systemd
         self._lock = threading.Lock()
         self._content: bytes | None = None
         self._descriptor = -1
@@ -131,9 +126,7 @@ class KeytabFile:
         """
         with self._lock:
             try:
-                content = read_guarded(self.path, secret=not self._systemd, error=KeytabError)
-                if self._systemd and (mode := self.path.stat().st_mode & 0o7777) & 0o007:
-                    raise KeytabError(f"{self.path}: its mode {mode:04o} opens it to everybody; it was not used")
+                content = read_guarded(self.path, secret=True, error=KeytabError)
             except KeytabError as error:
                 if not isinstance(error.__cause__, PermissionError):
                     raise

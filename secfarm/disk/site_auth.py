@@ -38,8 +38,7 @@ def ready_gss_server(auth: GssAuthServer, config: ServerConfig, environ: Mapping
     """
     auth.check_library()
     if auth.source is None:
-        path = find_keytab(auth.keytab, environ)
-        auth.source = KeytabFile(path, systemd=path.parent == Path(environ.get("CREDENTIALS_DIRECTORY") or "-"))
+        auth.source = KeytabFile(find_keytab(auth.keytab, environ))
     if auth.replay_cache is None:
         auth.replay_cache = str(_replay_cache(config.state or state_home(environ)))
     return auth

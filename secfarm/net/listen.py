@@ -119,6 +119,7 @@ class Door:
         log: Callable[[str, Exception], None],
         *,
         margin_s: float = 0.0,
+        removes: bool = True,
     ) -> None:
         """Prepare; `open` starts.
 
@@ -126,10 +127,12 @@ class Door:
             context: TLS, acceptor's.
             make: returns the protocol object for one new connection.
             log: told where a connection came from and why it did not become a session.
+            removes: the files of unix sockets when it closes; else they are somebody else's to remove.
             margin_s: what a connection may stay longer, because somebody else turns it away at the usual time.
         """
         self._context = context
         self._margin_s = margin_s
+        self._removes = removes
         self._make = make
         self._log = log
         self._sockets: list[socket.socket] = []
@@ -154,8 +157,8 @@ class Door:
         for task in (*self._accepting, *self._tasks):
             task.cancel()
         for sock in self._sockets:
-            if sock.family == socket.AF_UNIX:
-                with contextlib.suppress(OSError):  # a gate may not touch files
+            if self._removes and sock.family == socket.AF_UNIX:
+                with contextlib.suppress(OSError):
                     Path(sock.getsockname()).unlink(missing_ok=True)
             sock.close()
         self._sockets.clear()

@@ -187,3 +187,37 @@ def test_stdio_ends_with_its_stream_and_writes_nothing_else_into_it(own: Site, s
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     events = [json.loads(line)["event"] for line in (own.folder / "audit-1.jsonl").read_text("utf-8").splitlines()]
     assert events == ["started", "turned-away", "ended"]
+
+
+@pytest.mark.parametrize("form", [None, "text", "json"])
+@pytest.mark.parametrize("where", ["terminal", "pipe"])
+def test_the_log_is_text_on_a_terminal_and_json_elsewhere_unless_told(own: Site, form: str | None, where: str) -> None:
+    far, near = pty.openpty() if where == "terminal" else os.pipe()
+    words = [] if form is None else ["--log-format", form]
+    server = subprocess.Popen(
+        [*COMMAND, "serve", "-c", own.server_toml, "--json", *words], stdout=subprocess.PIPE, stderr=near, text=True
+    )
+    os.close(near)
+    with server, os.fdopen(far, "rb", buffering=0) as log:
+        assert server.stdout is not None
+        assert json.loads(server.stdout.readline())["pid"] == server.pid
+        server.send_signal(signal.SIGHUP)
+        lines = [log.read(4096).decode("ascii")]
+        server.terminate()
+        lines.append(log.read(4096).decode("ascii"))
+        assert server.wait(TIMEOUT_S) == 0
+    for role, message, line in zip(("keeper", "supervisor"), ("trust files", "draining"), lines, strict=True):
+        if (form or ("text" if where == "terminal" else "json")) == "json":
+            record = json.loads(line)
+            assert record["message"].startswith(message)
+            assert (record["level"], record["role"]) == ("info", role)
+        else:
+            assert f"Z INFO {role}: {message}" in line
+
+
+def test_the_log_of_a_detached_server_is_json(own: Site, secfarm: Secfarm) -> None:
+    record = json.loads(secfarm("serve", "-c", own.server_toml, "--detach", "--json").stdout)
+    os.kill(record["pid"], signal.SIGTERM)
+    gone([record["pid"]])
+    lines = [json.loads(line) for line in Path(record["log"]).read_text("ascii").splitlines()]
+    assert [(line["role"], line["message"].partition(";")[0]) for line in lines] == [("supervisor", "draining")]

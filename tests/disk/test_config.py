@@ -75,6 +75,44 @@ def test_a_server_listens_on_loopback_unless_told_otherwise(home: Path) -> None:
     assert load_server_config(write(home, LEAST + 'dial = ["hub"]\n'), {}).listen == ()
 
 
+def test_files_may_be_credentials_of_systemd(home: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run" / "credentials"
+    directory.mkdir(parents=True)
+    for name in FILES:
+        (home / name).rename(directory / name)
+    text = FULL.replace('audit = "audit.jsonl"\nstate = "state"\n', "")
+    for name in FILES:
+        text = text.replace(f'"{name}"', f'"credential:{name}"')
+    config = load_server_config(write(home, text), {"CREDENTIALS_DIRECTORY": str(directory)})
+    assert config.key == directory / "server_ed25519"
+    assert config.secrets == (directory / "ada.secret",)
+    assert config.kerberos is not None
+    assert config.kerberos.keytab == directory / "k.keytab"
+    assert config.tls == TlsConfig(directory / "s.pem", directory / "s.key", directory / "c.pem")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../key", "a/b", "/etc/passwd", ".hidden", "a b", "a:b", "é", "x" * 256]
+)
+def test_a_credential_has_the_name_of_one(home: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r":3: key: .* is no name of a credential"):
+        load_server_config(write(home, LEAST + f'key = "credential:{name}"\n'), {"CREDENTIALS_DIRECTORY": str(home)})
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({}, "CREDENTIALS_DIRECTORY is not set"),
+        ({"CREDENTIALS_DIRECTORY": ""}, "CREDENTIALS_DIRECTORY is not set"),
+        ({"CREDENTIALS_DIRECTORY": "relative"}, "is the relative path 'relative'"),
+        ({"CREDENTIALS_DIRECTORY": "/no/such"}, "there is no file /no/such/k"),
+    ],
+)
+def test_a_credential_without_its_directory_says_what_to_do(home: Path, environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=f":3: key: .*{words}"):
+        load_server_config(write(home, LEAST + 'key = "credential:k"\n'), environ)
+
+
 def test_hubs_that_are_named_at_start_come_before_those_of_the_file(home: Path) -> None:
     hub = TcpAddress("other", 1)
     config = load_server_config(write(home, LEAST + 'dial = ["hub"]\n'), {}, dial=(hub,))

@@ -9,6 +9,7 @@ import pytest
 
 from secfarm.disk.guard import MAX_GUARDED_BYTES, read_guarded, read_guarded_text, write_new
 from secfarm.errors import ConfigError, KeyFileError
+from tests.disk.access_list import NONE, credential, listed
 
 
 def make(path: Path, mode: int = 0o600, content: bytes = b"content") -> Path:
@@ -30,6 +31,37 @@ def test_a_file_for_its_owner_alone_is_read(tmp_path: Path, mode: int) -> None:
 def test_a_secret_open_to_others_in_any_way_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     path = make(tmp_path / "file", mode)
     with pytest.raises(KeyFileError, match=f"mode {mode:04o} .*chmod 600 {path}"):
+        read(path)
+
+
+CREDENTIAL = credential(os.geteuid())
+
+
+def test_the_access_list_of_a_credential_opens_it_to_us_alone(tmp_path: Path) -> None:
+    path = listed(make(tmp_path / "file", 0o400), CREDENTIAL)
+    assert path.stat().st_mode & 0o777 == 0o440
+    assert read(path) == b"content"
+    path.chmod(0o400)  # the mask: nothing is granted by the list
+    assert read(path) == b"content"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {1: (0x02, 4, 12345)},  # it is for somebody else
+        {1: (0x02, 6, os.geteuid()), 3: (0x10, 6, NONE)},  # we may write
+        {2: (0x04, 4, NONE)},  # the owner's group too
+        {4: (0x20, 4, NONE)},  # everybody
+        {3: (0x08, 4, 12345), 4: (0x10, 4, NONE), 5: (0x20, 0, NONE)},  # a group
+        {2: (0x02, 4, 4_000_000), 3: (0x04, 0, NONE), 4: (0x10, 4, NONE), 5: (0x20, 0, NONE)},  # one more user
+    ],
+)
+def test_any_other_access_list_is_as_bad_as_the_mode_that_it_shows(
+    tmp_path: Path, change: dict[int, tuple[int, int, int]]
+) -> None:
+    entries = dict(enumerate(CREDENTIAL)) | change
+    path = listed(make(tmp_path / "file", 0o400), [entries[place] for place in sorted(entries)])
+    with pytest.raises(KeyFileError, match="opens it to others"):
         read(path)
 
 

@@ -93,17 +93,6 @@ def test_a_keytab_that_is_missing_a_directory_or_open_to_others(file: Path) -> N
         KeytabFile(file)
 
 
-def test_systemd_lets_its_service_read_by_an_access_list_that_shows_as_the_groups_mode(file: Path) -> None:
-    file.chmod(0o440)
-    assert content_of(KeytabFile(file, systemd=True)) == GOOD
-    file.chmod(0o444)
-    with pytest.raises(KeyFileError, match="0444"):
-        KeytabFile(file, systemd=True)
-    file.chmod(0o460)
-    with pytest.raises(KeyFileError, match="0460"):
-        KeytabFile(file, systemd=True)
-
-
 def test_what_was_judged_is_what_is_used_and_new_keys_count(file: Path) -> None:
     keytab = KeytabFile(file)
     name = keytab.name()

@@ -22,6 +22,7 @@ from secfarm.disk.keyfile import create_signing_key
 from secfarm.errors import ConnectionLostError, ExitStatus, KernelCreationError, TaskExecutionError
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
+from tests.disk.access_list import credential, listed
 from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, results, until
 from tests.run.nobody import NOBODY, public_folder, run_as_nobody
 
@@ -298,7 +299,9 @@ def test_where_the_keytab_may_come_from(site: Site, named: str) -> None:
     config = site.config(f'[kerberos]\nallowed_users = ["{ADA}"]\n')
     keytab = site.folder / "keytab"
     keytab.write_bytes((site.realm.folder / "secfarm.keytab").read_bytes())
-    keytab.chmod(0o440 if named == "CREDENTIALS_DIRECTORY" else 0o400)
+    keytab.chmod(0o400)
+    if named == "CREDENTIALS_DIRECTORY":
+        listed(keytab, credential(os.geteuid()))
     values = {"KRB5_KTNAME": f"FILE:{keytab}", "CREDENTIALS_DIRECTORY": str(site.folder)}
     options = ["--keytab", str(keytab)] if named == "option" else []
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

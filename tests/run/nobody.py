@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,10 +40,12 @@ def _is_open(directory: Path) -> bool:
     return bool(directory.stat().st_mode & 0o001)
 
 
-def _become() -> None:
+def become(before: Callable[[], None] = lambda: None) -> None:
+    """Make this process, forked as root, one of the user nobody; `before` runs last with its privileges."""
     libc.syscall("unshare", libc.CLONE_NEWNS)
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     _open_the_way({sys.base_prefix, sys.prefix, str(ROOT)})
+    before()
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -57,7 +59,7 @@ def run_as_nobody(
         [sys.executable, "-c", script, *args],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=_become if os.geteuid() == 0 else None,
+        preexec_fn=become if os.geteuid() == 0 else None,
         stdin=stdin,
         capture_output=True,
         text=True,
