@@ -16,7 +16,8 @@ from joblib import Parallel, delayed
 
 import secfarm.joblib_backend
 from secfarm import InvalidTaskError, Kernel, NoKernelError, ValueTransferError, deftask, set_kernel
-from tests.farm.farms import WAIT_S, Daemon, Gate, gone, pass_gate
+from tests.farm.farms import WAIT_S, Daemon, gone
+from tests.meeting import Gate, pass_gate
 
 
 @deftask
@@ -49,13 +50,6 @@ def kernel(daemon: Daemon) -> Iterator[Kernel]:
     kernel = daemon.connect()
     yield kernel
     kernel.shutdown()
-
-
-@pytest.fixture
-def gate(tmp_path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
 
 
 @pytest.fixture(autouse=True)

@@ -34,8 +34,6 @@ from secfarm.daemon.passage import (
 from secfarm.disk.config import KerberosConfig, load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.net.line import Line
-from secfarm.run.profile import PROFILES
-from secfarm.run.sealed import SealedCradle
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -99,8 +97,7 @@ class Keeper:
             if keep.keytab:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
                 config = replace(config, kerberos=kerberos)
-            cradle = SealedCradle(self._loop, PROFILES[config.confinement], self._launch)
-            self._server = make_server(config, None, None, cradle=cradle)
+            self._server = make_server(config, None, None, launch=self._launch)
             self._server.pid = os.getppid()
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:

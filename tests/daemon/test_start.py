@@ -10,7 +10,7 @@ import pytest
 
 from secfarm.disk.config import load_server_config
 from secfarm.errors import ConfigError, KernelError, KeyFileError, SecfarmError, TrustFileError, VerifyError
-from secfarm.run.cradle import _BOOT
+from secfarm.run.role import _BOOT
 from tests.daemon.site import ADA, Client, ServerProcess, Serving, Site, client
 
 
@@ -117,15 +117,15 @@ def _is_ours(pid: str) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return f"PPid:\t{os.getpid()}\n" in status and b"secfarm.run.worker" in command
+    return f"PPid:\t{os.getpid()}\n" in status and b"secfarm.run.zygote" in command
 
 
 def test_workers_that_do_not_start_are_an_error_and_no_endless_loop(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secfarm.run.cradle._BOOT", "raise SystemExit(7)")
+    monkeypatch.setattr("secfarm.run.role._BOOT", "raise SystemExit(7)")
     assert _BOOT
-    with pytest.raises(KernelError, match="status 7"):
+    with pytest.raises(KernelError, match="the zygote ended"):
         Serving(site)
 
 

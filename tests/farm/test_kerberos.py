@@ -20,7 +20,8 @@ from secfarm.disk.keyfile import create_signing_key
 from secfarm.errors import ConnectionLostError, KernelCreationError, TaskExecutionError
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, results, until
+from tests.farm.farms import ROOT, WAIT_S, Daemon, gone, results, until
+from tests.meeting import Gate
 
 ADA = f"ada@{REALM}"
 POLICY = f"""\
@@ -111,7 +112,7 @@ def test_broadcast_and_kill(kernel: Kernel, gate: Gate) -> None:
 
 
 def held(gate: Gate) -> tuple[object, ...]:
-    from tests.farm.farms import pass_gate
+    from tests.meeting import pass_gate
 
     return (pass_gate, *gate.arguments(0))
 

@@ -39,7 +39,8 @@ from secfarm import (
 )
 from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, note, notes, pass_gate, results
+from tests.farm.farms import ROOT, WAIT_S, Daemon, results
+from tests.meeting import Gate, Notes, note, pass_gate
 
 
 def mul(x, y):
@@ -174,17 +175,17 @@ def test_options_go_before_the_settings_of_a_deftask(one_kernel: Kernel) -> None
     assert one_kernel.options(timeout_s=WAIT_S).run(pause, 0.1) is None
 
 
-def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, tmp_path: Path) -> None:
+def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, ran: Notes) -> None:
     held = [gate.hold(one_kernel, i) for i in range(one_kernel.worker_count)]
     gate.wait(len(held))
-    path = str(tmp_path / "order")
+    path = ran.port
     low = [one_kernel.options(priority="low").submit(note, path, i) for i in range(4)]
     default = [one_kernel.submit(note, path, i + 10) for i in range(4)]
     one_kernel.categories_running()  # a round trip behind them: what was to be sent has arrived
     gate.open(1)  # one worker takes them all, in order
     results(low + default)
     gate.open(len(held))
-    assert notes(Path(path)) == [10, 11, 12, 13, 0, 1, 2, 3]
+    assert ran.numbers() == [10, 11, 12, 13, 0, 1, 2, 3]
     results(held)
 
 
@@ -274,8 +275,8 @@ def test_map_submits_at_once_and_not_when_iterated(one_kernel: Kernel, gate: Gat
     assert list(mapped) == [3]
 
 
-def test_a_map_that_nobody_reads_on_takes_its_tasks_back(one_kernel: Kernel, tmp_path: Path, gate: Gate) -> None:
-    path = str(tmp_path / "ran")
+def test_a_map_that_nobody_reads_on_takes_its_tasks_back(one_kernel: Kernel, ran: Notes, gate: Gate) -> None:
+    path = ran.port
     held = [gate.hold(one_kernel, i) for i in range(one_kernel.worker_count)]
     gate.wait(len(held))
     first = one_kernel.submit(len, "a")
@@ -286,9 +287,9 @@ def test_a_map_that_nobody_reads_on_takes_its_tasks_back(one_kernel: Kernel, tmp
     mapped.close()
     gate.open(len(held))
     results(held)
-    ran = len(notes(Path(path)))
+    before = len(ran.numbers())
     assert one_kernel.run(mul, 2, 3) == 6
-    assert ran <= len(notes(Path(path))) < 3000
+    assert before <= len(ran.numbers()) < 3000
 
 
 def test_results_are_not_kept_by_whoever_yielded_them(one_kernel: Kernel) -> None:

@@ -28,7 +28,8 @@ from secfarm import (
 )
 from secfarm.auth import SharedSecretAuth
 from secfarm.farm.launcher import server_status
-from tests.farm.farms import POLICY, ROOT, WAIT_S, Daemon, Gate, gone, results, until
+from tests.farm.farms import POLICY, ROOT, WAIT_S, Daemon, gone, results, until
+from tests.meeting import Gate
 
 
 def children(pid: int | str = "self") -> list[int]:
@@ -174,7 +175,7 @@ def test_a_known_short_task_that_is_long_for_once_does_not_hold_back_those_behin
     def sometimes(arguments):
         return pass_gate(*arguments) if arguments else None
 
-    from tests.farm.farms import pass_gate
+    from tests.meeting import pass_gate
 
     with start_local_servers(["127.0.0.1:0"], workers=2) as servers:
         with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:

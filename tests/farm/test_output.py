@@ -12,7 +12,8 @@ import pytest
 import secfarm
 from secfarm import Kernel, KernelError, TaskExecutionError, TaskKilledError, deftask, progress
 from secfarm.farm.loop import background_loop
-from tests.farm.farms import WAIT_S, Daemon, Gate
+from tests.farm.farms import WAIT_S, Daemon
+from tests.meeting import Gate, pass_gate
 
 
 def joined(pieces: list[tuple[str, str]]) -> dict[str, str]:
@@ -170,11 +171,10 @@ def test_much_output_comes_whole_and_in_few_pieces(one_kernel: Kernel) -> None:
 def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel: Kernel, gate: Gate) -> None:
     """Its tasks run to their end meanwhile, and the server serves others; the outcomes are whole in the end."""
 
-    def flood(started: str) -> None:
+    def flood(host: str, port: int) -> None:
         for _ in range(1000):
             print("x" * 999)
-        with open(started, "w") as file:  # noqa: PTH123
-            file.write("1 1\n")
+        pass_gate(host, port, 1)
 
     with one_daemon.connect() as kernel:
         assert kernel.run(divmod, 7, 2) == (3, 1)
@@ -182,8 +182,9 @@ def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel
         transport = link._connection._transport  # type: ignore[union-attr]
         loop.call_soon_threadsafe(transport.pause_reading)  # type: ignore[union-attr]
         views = [kernel.options(on_output=Ear()) for _ in range(kernel.worker_count)]
-        futures = [view.submit(flood, gate.arguments(0)[0]) for view in views]
+        futures = [view.submit(flood, *gate.arguments(0)[:2]) for view in views]
         gate.wait(len(futures))
+        gate.open(len(futures))
         assert one_kernel.run(divmod, 7, 2) == (3, 1)
         assert not any(future.done() for future in futures)
         loop.call_soon_threadsafe(transport.resume_reading)  # type: ignore[union-attr]
@@ -193,11 +194,9 @@ def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel
 
 
 def test_a_killed_task_s_output_so_far_is_in_the_future(one_kernel: Kernel, gate: Gate) -> None:
-    def task(started: str, go: str) -> None:
+    def task(host: str, port: int) -> None:
         print("before the end")
-        with open(started, "w") as file:  # noqa: PTH123
-            file.write("1 1\n")
-        open(go).read(1)  # noqa: PTH123, SIM115
+        pass_gate(host, port, 1)
 
     ear = Ear()
     future = one_kernel.options(on_output=ear, category="doomed").submit(task, *gate.arguments(0)[:2])

@@ -11,8 +11,9 @@ import pytest
 
 from secfarm import Kernel, SigningKey, TaskKilledError
 from secfarm.auth import Ed25519AuthClient
-from tests.farm.farms import WAIT_S, Daemon, Gate, pass_gate, results
+from tests.farm.farms import WAIT_S, Daemon, results
 from tests.farm.proxy import Proxy
+from tests.meeting import Gate, pass_gate
 
 CAPTURED = "the client's own"
 
