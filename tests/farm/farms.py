@@ -233,6 +233,16 @@ def until(condition: Callable[[], object], what: str) -> None:
         never.wait(0.002)
 
 
+def children(pid: int | str = "self") -> list[int]:
+    """Process ids of the children of a process."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def below(pid: int) -> list[int]:
+    """A process and all that came of it."""
+    return [pid, *(one for child in children(pid) for one in below(child))]
+
+
 def gone(pids: Iterable[int]) -> None:
     """Wait until these processes, children of anybody, are gone."""
     for pid in pids:

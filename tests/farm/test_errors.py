@@ -32,7 +32,7 @@ from secfarm import (
 from secfarm.farm.failure import error_of
 from secfarm.task.outcome import ErrorRecord
 from tests.farm.farms import POLICY, WAIT_S, Daemon
-from tests.meeting import Notes, note
+from tests.meeting import Gate, Notes, mark_process, note
 
 BUILT_IN = sorted(
     name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
@@ -92,11 +92,11 @@ def test_remote_exceptions_are_caught_by_the_usual_words(kernel) -> None:
 
 def test_a_task_that_ends_the_interpreter_only_ends_itself(one_kernel) -> None:
     """SystemExit and its kin are the task's, not the worker's."""
-    before = set(one_kernel.broadcast(os.getpid))
+    before = set(one_kernel.broadcast(mark_process))
     for name in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
         error = one_kernel.submit(raise_built_in, name).exception(WAIT_S)
         assert type(error) is TaskExecutionError
-    assert set(one_kernel.broadcast(os.getpid)) == before
+    assert set(one_kernel.broadcast(mark_process)) == before
 
 
 def inner(x):
@@ -263,12 +263,21 @@ def test_a_result_that_cannot_travel_is_an_error_of_its_task(one_kernel, make: s
 # --- ends of workers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_a_worker_that_dies_of_a_signal_says_which(kernel, number: int) -> None:
-    error = kernel.submit(lambda n: __import__("os").kill(__import__("os").getpid(), n), int(number)).exception(WAIT_S)
-    assert isinstance(error, WorkerLostError)
-    assert error.signal == number
+def test_a_worker_that_dies_of_a_signal_says_which(kernel, gate: Gate) -> None:
+    crashed = kernel.submit(lambda: __import__("ctypes").string_at(0))
+    killed = gate.hold(kernel)
+    os.kill(gate.next(), signal.SIGKILL)
+    for future, number in ((crashed, signal.SIGSEGV), (killed, signal.SIGKILL)):
+        error = future.exception(WAIT_S)
+        assert isinstance(error, WorkerLostError)
+        assert error.signal == number
     assert kernel.run(divmod, 7, 2) == (3, 1)
+
+
+def test_a_signal_that_a_task_sends_itself_has_no_effect(one_kernel) -> None:
+    """Its worker is process 1 of a namespace: the kernel keeps such signals from it."""
+    task = lambda n: __import__("os").kill(__import__("os").getpid(), n)
+    assert [one_kernel.run(task, int(n)) for n in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)] == [None] * 3
 
 
 def test_a_worker_that_exits_by_itself_has_no_signal(one_kernel) -> None:

@@ -40,7 +40,7 @@ from secfarm import (
 from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.farm.farms import ROOT, WAIT_S, Daemon, results
-from tests.meeting import Gate, Notes, note, pass_gate
+from tests.meeting import Gate, Notes, mark_process, note, pass_gate
 
 
 def mul(x, y):
@@ -190,8 +190,8 @@ def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gat
 
 
 def test_broadcast_runs_once_on_each_worker(kernel: Kernel) -> None:
-    pids = kernel.broadcast(os.getpid)
-    assert len(set(pids)) == len(pids) == kernel.worker_count
+    marks = kernel.broadcast(mark_process)
+    assert len(set(marks)) == len(marks) == kernel.worker_count
     assert kernel.broadcast(lambda x: x + 1, 1) == [2] * kernel.worker_count
     with pytest.raises(ZeroDivisionError):
         kernel.broadcast(fail)
@@ -612,12 +612,12 @@ def test_a_task_may_not_be_lost_between_submit_and_shutdown(one_daemon: Daemon) 
 _AT_EXIT = """
 import secfarm, sys, time
 kernel = secfarm.local_kernel(workers=1)
-def slow(path):
+def slow():
     import time
     time.sleep(0.3)
-    open(path, "w").write("apple")
+    return "apple"
 {how}
-kernel.submit(slow, sys.argv[1])
+kernel.submit(slow).add_done_callback(lambda future: open(sys.argv[1], "w").write(future.result()))
 """
 
 
@@ -700,7 +700,7 @@ def test_an_argument_that_cannot_travel_is_refused_and_the_kernel_goes_on(one_ke
 
 
 def test_local_kernel_runs_the_three_kinds(gate: Gate) -> None:
-    with local_kernel(workers=1) as kernel:
+    with local_kernel(workers=1, confine={"network": True}) as kernel:
         assert kernel.worker_count == 1
         assert results([kernel.submit(lambda: 1), kernel.submit(add, 1, 1), kernel.submit("operator.add", 1, 2)]) == [
             1,

@@ -50,7 +50,7 @@ from secfarm import (
     use_kernel,
 )
 from tests.farm.farms import WAIT_S, Daemon, results
-from tests.meeting import note
+from tests.meeting import mark_process, note
 
 BASE = 5
 TABLE = {"a": [1, 2]}
@@ -498,7 +498,7 @@ def test_one_kernel_on_several_servers() -> None:
         assert kernel_worker_count() == 2
         assert sorted(record.server for record in check_kernel().workers()) == ["server0", "server1"]
         assert pmapcar(factorial, range(6)) == [1, 1, 2, 6, 24, 120]
-        assert len(set(broadcast_task("os.getpid"))) == 2
+        assert len(set(broadcast_task(mark_process))) == 2
 
 
 def test_reconnect_test(ran) -> None:

