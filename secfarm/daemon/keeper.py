@@ -34,6 +34,7 @@ from secfarm.daemon.passage import (
 from secfarm.disk.config import KerberosConfig, load_server_config
 from secfarm.errors import SecfarmError
 from secfarm.net.line import Line
+from secfarm.run.launch import Launched
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -121,9 +122,11 @@ class Keeper:
         gc.freeze()  # what lives as long as the process need not be looked at again by the collector
         self._tell(Up())
 
-    def _launch(self, control: socket.socket) -> None:
-        """Have a zygote started on its end of a socket to us; it is the supervisor's child."""
-        self._tell(Zygote(), os.dup(control.fileno()))
+    def _launch(self) -> Launched:
+        """Have a zygote started; it is the supervisor's child."""
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._tell(Zygote(), theirs.detach())
+        return Launched(control, None)
 
 
 async def _serve(supervisor: socket.socket) -> None:

@@ -13,11 +13,11 @@ from secfarm.daemon.terms import check_hidden
 from secfarm.disk.auditlog import AuditLog, SourceArchive
 from secfarm.disk.config import state_home
 from secfarm.disk.credentials import server_credentials
+from secfarm.run.launch import Launched, launch
 from secfarm.run.profile import PROFILES
 from secfarm.run.sealed import SealedCradle
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -37,12 +37,12 @@ def make_server(
     name: str | None,
     audit: AuditLog | None = None,
     *,
-    launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+    launch: Callable[[], Launched] = launch,
 ) -> Server:
     """Return a server that is not started; its zygotes are on their way.
 
     Args:
-        launch: starts a zygote (see `Nursery`); None: as a child of this process.
+        launch: starts a zygote; by default as a child of this process.
 
     Raises:
         SecfarmError: a key or trust file does not allow one, or a task could read it.

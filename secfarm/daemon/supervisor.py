@@ -36,8 +36,7 @@ from secfarm.disk.config import KERBEROS_NAMES, SERVER_CONFIG, state_home
 from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
-from secfarm.run.role import spawn
-from secfarm.run.zygote import ROLE as ZYGOTE
+from secfarm.run.role import ZYGOTE, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -145,7 +145,7 @@ class LocalServers:
                     sys.executable,
                     "-P",
                     "-m",
-                    "secfarm.daemon.process",
+                    "secfarm.daemon.alone",
                     str(path),
                     str(self._lifeline_read),
                     str(answer),

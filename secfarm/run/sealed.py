@@ -16,13 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.run.cradle import Exit
+from secfarm.run.launch import Launched, launch
 from secfarm.run.nursery import Nursery
 from secfarm.run.probe import probe
 from secfarm.run.profile import ConfinementError
 
 if TYPE_CHECKING:
-    import socket
-    import subprocess
     from collections.abc import Callable, Iterable
 
     from secfarm.run.birth import Exited
@@ -47,7 +46,7 @@ class SealedCradle:
         self,
         loop: asyncio.AbstractEventLoop,
         profile: Profile,
-        launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+        launch: Callable[[], Launched] = launch,
     ) -> None:
         """Prepare; `expect` starts zygotes.
 

@@ -225,7 +225,7 @@ class ServerProcess:
                 [
                     sys.executable,
                     "-m",
-                    "secfarm.daemon.process",
+                    "secfarm.daemon.alone",
                     site.folder / "config.toml",
                     str(lifeline),
                     str(answer),

@@ -118,7 +118,7 @@ class Daemon:
                 sys.executable,
                 "-P",
                 "-m",
-                "secfarm.daemon.process",
+                "secfarm.daemon.alone",
                 self.folder / "config.toml",
                 f"{lifeline}",
                 f"{answer}",
