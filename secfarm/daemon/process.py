@@ -123,12 +123,13 @@ class BackgroundServer:
 
     def _run(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
         try:
-            self._loop.run_until_complete(self._main(config, listen, auth, name))
+            # Which lets all that was begun come to its end: a zygote that is not ready yet is there to be reaped.
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._main(config, listen, auth, name))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits in __init__
             self._error = error
         finally:
             self._started.set()
-            self._loop.close()
 
     async def _main(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
         server = self._server = make_server(config, auth, name)

@@ -16,10 +16,11 @@ from secfarm.auth import Ed25519AuthServer, SharedSecretAuth
 from secfarm.disk.config import load_server_config
 from secfarm.disk.keyfile import create_secret
 from secfarm.errors import ConfigError, KernelError, KeyFileError, SecfarmError, TrustFileError, VerifyError
+from secfarm.run.nursery import Nursery
 from secfarm.run.profile import FULL, PROFILES, ConfinementError, Layer
 from secfarm.run.role import _BOOT
 from tests.daemon.site import ADA, POLICY, ROOT, Client, ServerProcess, Serving, Site, client
-from tests.farm.farms import below, gone, until
+from tests.farm.farms import below, children, gone, until
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,23 @@ def test_what_is_not_named_by_the_configuration_is_hidden_too(
     (tmp_path / "secfarm").mkdir(mode=0o700)
     with pytest.raises(ConfinementError, match="could be read by tasks"):
         start_server(port=0, background=True, config=site.config(state=None), auth=auths.get(name))
+
+
+def test_a_server_in_the_background_that_does_not_start_leaves_no_process(site: Site) -> None:
+    """One of its two zygotes is not ready when the other turns out to be impossible."""
+    site.policy(POLICY + '[[grant]]\nprincipals = ["cy"]\nmay = ["run"]\n[grant.confine]\nread = ["/dev/null"]\n')
+    before = children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secfarm.run.sealed.probe", _refuse_the_network)
+        with pytest.raises(ConfinementError, match="not here"):
+            start_server(port=0, background=True, config=site.folder / "config.toml")
+    assert children() == before
+
+
+def _refuse_the_network(nursery: Nursery) -> None:
+    if nursery.openings.network:
+        raise ConfinementError("not here")
+    until(lambda: not nursery.is_open, "the server gives it up")
 
 
 # --- sudden ends ----------------------------------------------------------------------------------------------------
