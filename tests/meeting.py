@@ -39,9 +39,13 @@ class _Listener:
         return int(self._server.getsockname()[1])
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError), self._selector:  # until the server's socket is shut down
-            while True:
-                self._take(None)
+        with self._selector:
+            with contextlib.suppress(OSError):  # the server's socket is shut down
+                while True:
+                    self._take(None)
+            for key in list(self._selector.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
 
     def _take(self, within_s: float | None) -> bool:
         """Hear what there is; return whether there was something."""
@@ -76,7 +80,6 @@ class _Listener:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._thread.join(MEET_S)
-        self._server.close()
 
 
 # --- gates: tasks that stop until they are let through ------------------------------------------------------------

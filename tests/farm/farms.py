@@ -234,8 +234,12 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 def children(pid: int | str = "self") -> list[int]:
-    """Process ids of the children of a process."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    """Process ids of the children of a process, none if it has gone."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
 
 
 def below(pid: int) -> list[int]:
