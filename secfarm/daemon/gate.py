@@ -31,11 +31,10 @@ from secfarm.daemon.passage import (
     decode_to_gate,
     encode,
 )
-from secfarm.errors import AuthError
 from secfarm.net.certificates import listening
 from secfarm.net.line import Line
 from secfarm.net.listen import Door
-from secfarm.net.relay import Relay
+from secfarm.net.relay import Relay, UnprovenError
 from secfarm.net.tls import acceptor_context
 from secfarm.wire.address import parse_address
 
@@ -47,10 +46,6 @@ if TYPE_CHECKING:
 
 _MARGIN_S: Final = 0.5
 ROLE: Final = GATE
-
-
-class _UnprovenError(AuthError):
-    """The keeper did not believe a peer; it has written down why."""
 
 
 class Gate:
@@ -117,7 +112,7 @@ class Gate:
                     relay.ready.set_result(None)
             case Refused(number):
                 if (relay := self._unproven.pop(number, None)) is not None and not relay.ready.done():
-                    relay.ready.set_exception(_UnprovenError("the peer was not believed"))
+                    relay.ready.set_exception(UnprovenError("the peer was not believed"))
             case Present() as present:
                 self._present = present
                 self._open()
@@ -128,7 +123,7 @@ class Gate:
                     dialler.close()
 
     def _turned_away(self, source: str, error: Exception) -> None:
-        if not isinstance(error, _UnprovenError):
+        if not isinstance(error, UnprovenError):
             self._tell(TurnedAway(source, str(error)))
 
     def _tell_connected(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from secfarm.errors import AuthError
 from secfarm.net.certificates import verified_certificate
 from secfarm.net.listen import source_of
 from secfarm.net.stream import Stream
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
     from secfarm.auth.base import PeerCertificate
     from secfarm.errors import SecfarmError
+
+
+class UnprovenError(AuthError):
+    """A peer was not believed; whoever has the inside of its connection has written down why, or will."""
 
 
 class Relay(Stream):
@@ -77,10 +82,12 @@ class Relay(Stream):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the way inside (asyncio's callback)."""
+        del exc
         self._transport = None
         self._inner.close()
         if not self.ready.done():
-            self.ready.set_exception(exc or ConnectionResetError("the peer closed the connection before it was proven"))
+            # Its inside may be the one that closed, with a reason; that it did is often heard before the verdict.
+            self.ready.set_exception(UnprovenError("the connection ended before its peer was proven"))
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -321,8 +321,8 @@ def _complete_all(
             setattr(one, name, value_of(binding))
 
 
-def _closure(function: Function, cells: list[CellType]) -> tuple[CellType, ...]:
-    return tuple(cells[index] for index in function.cells)
+def _closure(function: Function, cells: list[CellType]) -> tuple[CellType, ...] | None:
+    return tuple(cells[index] for index in function.cells) or None
 
 
 # --- imports -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodDescriptorT
 from typing import Final
 
 from secfarm.errors import InvalidTaskError, ValueTransferError
-from secfarm.task.importable import import_ref, public_name
+from secfarm.task.importable import import_ref, public_name, told
 from secfarm.task.program import NameProgram, Program, check_name, make_program
 from secfarm.task.resolve import resolve
 from secfarm.task.source import Recorded
@@ -179,11 +179,14 @@ def _name_of(task: object) -> str:
         return public_name(task)
     advice = "write a lambda that calls it, with the data that it needs as arguments"
     if isinstance(task, type | BuiltinFunctionType | MethodDescriptorType | WrapperDescriptorType):
-        raise InvalidTaskError(f"{task!r} is nothing that an installed module offers; nothing was sent; {advice}")
+        raise InvalidTaskError(f"{told(task)} is nothing that an installed module offers; nothing was sent; {advice}")
     if isinstance(task, MethodType):
-        raise InvalidTaskError(f"{task!r} is a bound method: its object would stay here; nothing was sent; {advice}")
+        raise InvalidTaskError(
+            f"{told(task)} is a bound method: its object would stay here; nothing was sent; {advice}"
+        )
     if callable(task):
-        raise InvalidTaskError(f"{task!r} is a callable object and not a function; nothing was sent; {advice}")
+        raise InvalidTaskError(f"{told(task)} is a callable object and not a function; nothing was sent; {advice}")
     raise InvalidTaskError(
-        f"{task!r} is not a task: that is a function, a lambda, a deftask or the name of a function; nothing was sent"
+        f"{told(task)} is not a task: that is a function, a lambda, a deftask or the name of a function; nothing was "
+        "sent"
     )

@@ -79,6 +79,10 @@ def _to_timezone(_: TreeDecoder, node: Node, __: int) -> dt.timezone:
 def _from_zoneinfo(_: TreeEncoder, node: Node, value: zoneinfo.ZoneInfo, __: int) -> None:
     if not value.key or not _ZONE_KEY.fullmatch(value.key):
         raise CannotTravel(f"is a ZoneInfo with the key {value.key!r}, which no other side could look up")
+    try:
+        value.__reduce__()  # alone knows whether it was made from a file, whatever its key
+    except Exception:  # noqa: BLE001 - pickling's own error, which nothing here imports
+        raise CannotTravel(f"is a ZoneInfo made from a file; the key {value.key!r} need not lead to it") from None
     node += (kind.ZONEINFO, value.key)
 
 

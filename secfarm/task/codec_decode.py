@@ -92,7 +92,6 @@ class TreeDecoder:
 
         Raises:
             Malformed: no encoder of ours makes such nodes.
-            Underway: likewise: a tuple that contains itself with no mutable container between.
         """
         value = self.build(node, depth)
         for finish in self._later:  # may grow meanwhile
@@ -246,9 +245,13 @@ class TreeDecoder:
         try:
             value = self._built[slot] = self.build(self._table[slot], depth)
         except Underway as underway:
+            if underway.slot == slot:
+                raise Malformed("a tuple contains itself") from None
             # Not tried again before the other is complete: many references to it would each cost its whole size.
-            self._built[slot] = _Absent(underway.slot)
-            self._stuck.setdefault(underway.slot, []).append(slot)
+            # Those that wait for this one wait for the other, too: what is waited for is always being built.
+            for waiting in (slot, *self._stuck.pop(slot, ())):
+                self._built[waiting] = _Absent(underway.slot)
+                self._stuck.setdefault(underway.slot, []).append(waiting)
             raise
         for waiting in self._stuck.pop(slot, ()):
             self._built[waiting] = _UNMET

@@ -36,6 +36,7 @@ Fill: TypeAlias = "Callable[[TreeEncoder, Node, object, int], None]"
 
 _NARROW: Final = SCALARS - {int, str}
 _SHOWN_CHARS: Final = 40  # of a key in an error's path
+_SHOWN_INT: Final = 10**_SHOWN_CHARS
 _TOO_DEEP: Final = f"is nested deeper than {MAX_DEPTH} containers"
 
 
@@ -144,7 +145,11 @@ class TreeEncoder:
         """Append key, value, key, value, ..."""
         for key, item in value.items():
             node.append(self.within(key, depth, f".keys()[{(len(node) - 1) // 2}]"))
-            node.append(self.within(item, depth, f"[{_shown(key)}]"))
+            try:
+                node.append(self.node(item, depth))
+            except CannotTravel as trouble:
+                trouble.steps.append(f"[{_shown(key)}]")
+                raise
 
     def note_tuple(self, value: object, parts: Iterable[object]) -> None:
         """Remember a tuple or slice, of which `parts` are the items, for the bound on how deep they stand."""
@@ -168,6 +173,8 @@ def _shown(key: object) -> str:
     """A scalar key as its user wrote it, any other by its type: no `__repr__` of a user runs here."""
     if type(key) not in SCALARS:
         return f"<{shown(type(key))}>"
+    if type(key) is int and not -_SHOWN_INT < key < _SHOWN_INT:
+        return f"<int of {key.bit_length()} bits>"  # Python may refuse to write it out
     text = repr(key)
     if type(key) is str:
         text = text[1:-1].replace("\\'", "'").replace('"', '\\"')

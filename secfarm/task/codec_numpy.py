@@ -25,7 +25,7 @@ _ARRAY_FIELDS: Final = ("dtype", "shape", "fortran", "writable", "data")
 _SCALAR_FIELDS: Final = ("dtype", "data")
 
 # One dtype without fields, as `dtype.str` writes it. Nothing else reaches numpy's own parser.
-_SIMPLE: Final = re.compile(r"[<>|][biufcSUVmM]\d{1,9}(?:\[\d{0,9}[a-zA-Z]{1,2}\])?")
+_SIMPLE: Final = re.compile(r"[<>|][biufcSUVmM]\d{1,9}(?:\[\d{0,9}[a-zA-Z]{1,2}\])?|[<>][lLqQ]")
 MAX_DIMENSIONS: Final = 32  # of numpy 1; numpy 2 has 64
 
 
@@ -86,7 +86,11 @@ def _spelt(dtype: Any) -> object:  # noqa: ANN401 - numpy.dtype, where numpy is 
     if dtype.names is None:
         if not _SIMPLE.fullmatch(dtype.str):
             raise CannotTravel(f"has the dtype {dtype}, which has no wire form")
-        return dtype.str
+        # Of C's integer types two have the same size, and so the same text.
+        alike = _numpy().dtype(dtype.str).num == dtype.num
+        return dtype.str if alike else dtype.str[0] + dtype.char
+    if dtype.type is not _numpy().void:
+        raise CannotTravel(f"has the dtype {dtype}, whose items are of a class of their own")
     fields = [dtype.fields[name] for name in dtype.names]
     if any(len(field) > 2 for field in fields):  # noqa: PLR2004 - dtype and offset; the third is a title
         raise CannotTravel(f"has the dtype {dtype}, whose fields have titles")
@@ -133,7 +137,9 @@ def _to_array(spelt: object, lengths: object, fortran: object, writable: object,
     if type(held) is not bytes or math.prod(shape) * dtype.itemsize != len(held):
         raise Malformed("the bytes of an array do not fit its dtype and shape")
     order = "F" if fortran is True else "C"
-    array = numpy.ndarray(shape, dtype, held, order=order).copy(order) if held else numpy.empty(shape, dtype, order)
+    array = numpy.empty(shape, dtype, order)
+    if held:  # byte by byte, padding too: what was in that memory before is not for those who get the array next
+        array.reshape(-1, order=order).view("u1")[:] = numpy.frombuffer(held, "u1")
     array.flags.writeable = writable is True
     return array
 

@@ -22,11 +22,19 @@ from secfarm.task.codec_standins import ClassName, Shape, stand_in_member
 
 __all__ = ["fill_for", "make_record"]
 
-# What built-in exceptions hold beside `args`, `__dict__` and the links below: read and set by these names.
+# What built-in exceptions hold beside `args`, `__dict__` and the links below: read and set by these names, where it is
+# not what `args` make it. Not the object of an AttributeError, which is whatever failed.
 _EXTRAS: Final[dict[type, tuple[str, ...]]] = {
-    ImportError: ("name", "path"),
+    ImportError: ("msg", "name", "path", "name_from"),  # the last since Python 3.12
     NameError: ("name",),
     AttributeError: ("name",),
+    OSError: ("errno", "strerror", "filename", "filename2"),
+    StopIteration: ("value",),
+    SyntaxError: ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset"),
+    SystemExit: ("code",),
+    UnicodeDecodeError: ("encoding", "object", "start", "end", "reason"),
+    UnicodeEncodeError: ("encoding", "object", "start", "end", "reason"),
+    UnicodeTranslateError: ("object", "start", "end", "reason"),
 }
 _LINKS: Final = ("__cause__", "__context__", "__suppress_context__")
 
@@ -124,6 +132,8 @@ def _from_object(walk: TreeEncoder, node: Node, value: object, depth: int) -> No
             object.__reduce_ex__(value, 2)  # knows whether C code holds state that no attribute shows
         except TypeError:
             raise CannotTravel(f"is of type {shown(kind)}, which holds more than its attributes") from None
+        except Exception:  # noqa: BLE001 - a `__getattribute__` of the user's
+            raise CannotTravel(f"is of type {shown(kind)}, which does not let its attributes be read") from None
         _laid_out.add(kind)
     state = _attributes(value)
     _begin(walk, node, value, tuple(state))
@@ -169,6 +179,8 @@ def _fill(walk: TreeDecoder, made: object, slots: dict[str, Any], fields: dict[s
         try:
             _set(made, slots, name, walk.build(item, depth))
         except Underway:
+            if name not in slots:
+                _set(made, slots, name, None)  # attributes have an order
             walk.later(partial(_set_later, walk, made, slots, name, item, depth))
 
 
@@ -240,12 +252,18 @@ def _from_exception(walk: TreeEncoder, node: Node, value: object, depth: int) ->
     base: Any = form_of(type(value)).base
     # The built-in's own: OSError keeps file names beside `args`.
     args = base.__reduce__(error)[1]
+    try:
+        usual = _made_of(base, base, args)
+        _check_start(error)
+    except Exception as trouble:  # noqa: BLE001 - any built-in's own
+        raise CannotTravel(f"is of type {shown(type(value))}, whose `args` do not make it: {trouble}") from None
     state = {"args": args} | _attributes(error)
-    for ancestor, names in _EXTRAS.items():
-        if isinstance(error, ancestor):
-            state |= {name: vars(ancestor)[name].__get__(error) for name in names}
-    state |= {name: vars(BaseException)[name].__get__(error) for name in _LINKS}
-    state = {name: item for name, item in state.items() if item is not None and item is not False}
+    for name, member in _extras(base).items():
+        held, made = member.__get__(error), member.__get__(usual)
+        if held is not made and not (type(held) is type(made) is int and held == made):
+            state[name] = held
+    links = {name: vars(BaseException)[name].__get__(error) for name in _LINKS}
+    state |= {name: item for name, item in links.items() if item is not None and item is not False}
     _begin(walk, node, value, tuple(state))
     for name, item in state.items():
         node.append(walk.within(item, depth, f".{name}"))
@@ -257,19 +275,40 @@ def _to_exception(walk: TreeDecoder, node: Node, depth: int, recipe: _Recipe) ->
     args = walk.build(node[2], depth)
     if type(args) is not tuple:
         raise Malformed("the arguments of an exception are a tuple")
-    base: Any = recipe.form.base
-    made: object = base.__new__(recipe.kind, *args)
-    base.__init__(made, *args)
+    made = _made_of(recipe.form.base, recipe.kind, args)
     walk.born(node, made)
     named = dict(zip(recipe.fields, node[2:], strict=True))
     del named["args"]
     slots: dict[str, Any] = {name: vars(BaseException)[name] for name in _LINKS}
-    for ancestor, names in _EXTRAS.items():
-        if issubclass(recipe.kind, ancestor):
-            slots |= {name: vars(ancestor)[name] for name in names}
-    slots |= slots_of(recipe.kind)
+    slots |= _extras(recipe.form.base) | slots_of(recipe.kind)
     _fill(walk, made, slots, named, depth)
+    _check_start(made)
     return made
+
+
+def _made_of(base: Any, kind: type, args: tuple[object, ...]) -> object:  # noqa: ANN401 - a built-in exception
+    made: object = base.__new__(kind, *args)
+    base.__init__(made, *args)
+    _check_start(made)
+    return made
+
+
+def _extras(base: type) -> dict[str, Any]:
+    """Return the descriptors of what exceptions of this built-in class hold beside their `args`."""
+    return {
+        name: vars(ancestor)[name]
+        for ancestor, names in _EXTRAS.items()
+        if issubclass(base, ancestor)
+        for name in names
+        if name in vars(ancestor)
+    }
+
+
+def _check_start(made: object) -> None:
+    """Refuse what crashes the interpreter when it is shown: CPython reads at a negative start unchecked."""
+    for kind in (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError):
+        if issubclass(type(made), kind) and vars(kind)["start"].__get__(made) < 0:
+            raise Malformed("a UnicodeError starts at a natural number")
 
 
 _FILLS: Final[dict[Shape, Fill]] = {

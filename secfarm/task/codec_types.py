@@ -169,7 +169,11 @@ def _to_uuid(_: TreeDecoder, node: Node, __: int) -> UUID:
 
 
 def _from_path(_: TreeEncoder, node: Node, value: pathlib.PurePath, __: int) -> None:
-    node += (kind.PATH, _PATHS.index(type(value)), text_node(str(value)))
+    spelt = str(value)
+    if isinstance(value, pathlib.PureWindowsPath) and type(value)(spelt).parts != value.parts:
+        # `./c:x` before Python 3.12
+        raise CannotTravel(f"is a path whose text {spelt!r} is that of another one")
+    node += (kind.PATH, _PATHS.index(type(value)), text_node(spelt))
 
 
 def _to_path(_: TreeDecoder, node: Node, __: int) -> pathlib.PurePath:

@@ -16,6 +16,7 @@ import msgspec
 
 from secfarm.errors import InvalidTaskError
 from secfarm.task.capture import Captured, capture
+from secfarm.task.importable import told
 from secfarm.task.imports import needed_modules
 from secfarm.task.payload import Priority
 from secfarm.task.program import Function, FunctionKind, Place
@@ -73,8 +74,8 @@ class Task(Recorded, Generic[P, R_co]):
     ) -> None:
         if not isinstance(function, FunctionType):
             raise InvalidTaskError(
-                f"deftask takes a function and got {type(function).__name__} {function!r}; put @deftask directly above "
-                "the `def`, below decorators that return other objects"
+                f"deftask takes a function and got {type(function).__name__} {told(function)}; put @deftask directly "
+                "above the `def`, below decorators that return other objects"
             )
         super().__init__(function, lines=remember_lines(function), requires=parse_requirements(requires))
         functools.update_wrapper(self, function)

@@ -22,6 +22,7 @@ from secfarm.task.program import ImportRef
 
 # Modules that implement a public one under another name; what starts with an underscore is found by rule.
 _PUBLIC: Final = {"posixpath": "os.path", "ntpath": "os.path", "posix": "os", "nt": "os"}
+_MAX_TOLD_CHARS: Final = 200  # of a value, in a message
 
 
 @cache
@@ -153,6 +154,15 @@ def offers(module_name: str, qualname: str, value: object) -> bool:
     return found is value or (isinstance(value, MethodType | BuiltinMethodType) and bool(found == value))
 
 
+def told(value: object) -> str:
+    """Return how messages name a value: as it shows itself, cut, or by its type where that fails."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - the user's own code may raise anything
+        text = object.__repr__(value)
+    return text if len(text) <= _MAX_TOLD_CHARS else f"{text[:_MAX_TOLD_CHARS]}..."
+
+
 def public_name(value: object) -> str:
     """Return the name by which a server is asked for a function or class: `module:qualname`.
 
@@ -162,7 +172,7 @@ def public_name(value: object) -> str:
     reference = import_ref(value)
     if reference is None or any(part.startswith("_") for part in f"{reference.module}.{reference.qualname}".split(".")):
         raise InvalidTaskError(
-            f"{value!r} cannot be called by name: no installed module offers it under a public one; nothing was sent. "
-            "Write a function or lambda that calls it."
+            f"{told(value)} cannot be called by name: no installed module offers it under a public one; nothing was "
+            "sent. Write a function or lambda that calls it."
         )
     return f"{reference.module}:{reference.qualname}"

@@ -19,6 +19,7 @@ import msgspec
 from secfarm.errors import InvalidTaskError
 from secfarm.task.attributes import Held, asked, attribute, attributes_of, special_attributes, special_default
 from secfarm.task.called import only_called
+from secfarm.task.changed import Owner, unchanged
 from secfarm.task.evaluated import evaluated_names, evaluates, is_dunder, namespace_asked_for
 from secfarm.task.importable import import_ref, is_installed_module, module_ref, offers, submodules
 from secfarm.task.imports import absolute_names
@@ -108,6 +109,7 @@ class _Builder:
         self._held: dict[int, Held] = {}  # by the id of functions and tasks
         self._evaluating: set[Place] = set()  # functions that run text, which may name anything
         self._modules: list[ModuleType] = []
+        self._classes: list[type] = []
         self._values: list[object] = []
         self._places: list[str] = []
         self._watches: list[Watch] = []
@@ -122,6 +124,7 @@ class _Builder:
         words = self._words()
         for held in self._held.values():
             self._watch_attributes(held, words)
+        self._watch_installed(words)
         self._unwrap()
         program = make_program(
             SourceProgram(
@@ -132,7 +135,7 @@ class _Builder:
                 ),
                 cells=tuple(self._cells),
                 global_writes=tuple(sorted({name for unit in self._units for name in unit.found.writes})),
-                submodules=tuple(sorted({name for module in self._modules for name in submodules(module, words)})),
+                submodules=self._submodules(words),
                 value_count=len(self._values),
                 imports=tuple(sorted(self._imports)),
                 requirements=tuple(sorted(self._requirements)),
@@ -140,6 +143,18 @@ class _Builder:
             tuple(unit.found.place for unit in self._units),
         )
         return Resolved(program, tuple(self._values), tuple(self._places), tuple(self._watches))
+
+    def _submodules(self, words: frozenset[str]) -> tuple[str, ...]:
+        return tuple(sorted({name for module in self._modules for name in submodules(module, words)}))
+
+    def _watch_installed(self, words: frozenset[str]) -> None:
+        """What the program may call of installed modules and classes has to be theirs, and stay so."""
+        imported = [sys.modules.get(name) for name in (*self._submodules(words), *sorted(self._imports))]
+        modules = [module for module in (*self._modules, *imported) if isinstance(module, ModuleType)]
+        owners: list[Owner] = [*filter(is_installed_module, modules), *self._classes]
+        for place, name, value in {found[:2]: found for owner in owners for found in unchanged(owner, words)}.values():
+            held = vars(place)
+            self._watch(lambda _, held=held, name=name: held.get(name), value)  # type: ignore[misc]
 
     # --- functions
 
@@ -394,6 +409,8 @@ class _Builder:
             return self._function(value, unit)
         reference = self._imported(value, unit, name)
         if reference is not None:
+            if isinstance(value, type):
+                self._classes.append(value)
             return reference
         if isinstance(value, type):
             raise InvalidTaskError(

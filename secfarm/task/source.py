@@ -27,7 +27,7 @@ from secfarm.errors import InvalidTaskError
 from secfarm.task.imports import needed_modules
 from secfarm.task.program import Function, Place
 from secfarm.task.rewritten import rewriter_of
-from secfarm.task.syntax import File, candidate_texts, parse_file
+from secfarm.task.syntax import Candidate, File, candidate_texts, parse_file
 from secfarm.task.template import FUTURE_FLAGS, compile_function, parse_function, same_code
 
 
@@ -219,7 +219,9 @@ def _prove(code: CodeType, file: File) -> Found | str:
     difference = f"no function `{code.co_name}` starts there"
     matches: list[tuple[bool, Function, Place, CodeType]] = []
     rewrite = rewriter_of(code)
-    for candidate in file.functions.get(code.co_firstlineno, ()):
+    for candidate in _likeliest_first(file.functions.get(code.co_firstlineno, ()), code):
+        if matches and matches[-1][0]:
+            break
         if candidate.name != code.co_name:
             continue
         for text, line, column in candidate_texts(candidate, file):
@@ -251,6 +253,21 @@ def _prove(code: CodeType, file: File) -> Found | str:
     # Any of them is the code; the one with the same columns is also the text that the user wrote there.
     _, function, place, written = max(matches, key=lambda match: match[0])
     return _described(function, place, written, file)
+
+
+def _likeliest_first(candidates: Sequence[Candidate], code: CodeType) -> list[Candidate]:
+    """Return the functions of a line, those around the columns of the code first, the shortest of them foremost."""
+    # What the compiler adds at the begin and end of a function has a line and no columns.
+    known = [place for place in code.co_positions() if place[0] and place[1] and place[2] is not None and place[3]]
+    if not known:
+        return list(candidates)
+    line, end_line, column, end_column = known[-1]
+
+    def rank(one: Candidate) -> tuple[bool, int, int]:
+        around = (one.line, one.column) <= (line, column) and (end_line, end_column) <= (one.end_line, one.end_column)
+        return not around, one.end_line - one.line, one.end_column - one.column
+
+    return sorted(candidates, key=rank)
 
 
 # --- what a code object uses -------------------------------------------------------------------------------------

@@ -57,7 +57,10 @@ class Worker:
 
     def send(self, task: Callable[..., object], *args: object, number: int = 1) -> None:
         program = capture(task).program
-        data = encode_run(Run(number, program.key, codec.encode_call(args, {}), None, program.wire))
+        self.write(encode_run(Run(number, program.key, codec.encode_call(args, {}), None, program.wire)))
+
+    def write(self, data: bytes) -> None:
+        """Send an encoded call, in packets as its pipe takes them."""
         for start in range(0, len(data), 4096):
             os.write(self._requests, data[start : start + 4096])
 

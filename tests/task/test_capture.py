@@ -20,19 +20,21 @@ import sys
 import textwrap
 import timeit
 import weakref
+import xml.dom.minidom
 from collections import Counter
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
 from _pytest.assertion.rewrite import rewrite_asserts
 
 from secfarm.errors import InvalidTaskError, ValueTransferError
-from secfarm.task import codec
+from secfarm.task import codec, source
 from secfarm.task.capture import capture, refuse_values
 from secfarm.task.deftask import Task, task_from_source
 from secfarm.task.program import ProgramKind
+from secfarm.task.template import compile_function
 from tests.task.programs import finish, load, prepare, remote
 
 HEADER = "from secfarm.task.deftask import Task as deftask\n"
@@ -148,6 +150,64 @@ def test_a_built_in_that_was_replaced_is_what_travels(monkeypatch: pytest.Monkey
     assert remote(module.task, 2) == 16
 
 
+CHANGES: dict[str, tuple[Any, str, object, str]] = {
+    "function": (math, "floor", lambda x: x, "import math as m\ndef task(x): return m.floor(x)"),
+    "new name": (math, "mine", lambda x: x, "import math\ndef task(x): return math.mine(x)"),
+    "inside": (math, "floor", lambda x: x, "def task(x):\n    import math\n    return math.floor(x)"),
+    "submodule": (xml.dom.minidom, "parse", len, "import xml.dom.minidom as m\ndef task(x): return m.parse(x)"),
+    "class": (decimal, "Decimal", type("Decimal", (), {}), "import decimal\ndef task(x): return decimal.Decimal(x)"),
+    "method": (
+        Counter,
+        "total",
+        lambda x: x,
+        "from collections import Counter\ndef task(x): return Counter(x).total()",
+    ),
+    "static": (Counter, "x", staticmethod(lambda x: x), "from collections import Counter\ndef task(x): Counter.x(x)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_put_into_an_installed_module_is_refused_by_name(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server has the original."""
+    owner, name, value, text = CHANGES[change]
+    module = load(tmp_path, text)
+    if hasattr(owner, name):
+        capture(module.task)
+    if value is len:
+        value = load(tmp_path, "def parse(n): return n").parse
+    monkeypatch.setattr(owner, name, value, raising=False)
+    with pytest.raises(InvalidTaskError, match=f"`{name}` of the (module|class) .* is your own here"):
+        capture(module.task)
+
+
+def test_what_was_put_into_an_installed_module_does_not_matter_to_those_who_do_not_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math, "floor", lambda x: x)
+    monkeypatch.setattr(math, "ceil", functools.wraps(math.ceil)(functools.partial(math.ceil)))
+    assert remote(load(tmp_path, "import math\ndef task(x): return math.sqrt(x)").task, 4) == 2.0
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "task", [Unshown(), Unshown().method, 10**5000, ["x"] * 10**5], ids=lambda task: type(task).__name__
+)
+def test_a_refusal_is_told_whatever_shows_itself_badly_or_at_length(task: object) -> None:
+    with pytest.raises(InvalidTaskError) as refusal:
+        capture(task)
+    assert len(str(refusal.value)) < 500
+    with pytest.raises(InvalidTaskError):
+        Task(task)  # type: ignore[arg-type]
+
+
 def test_a_deftask_of_an_installed_module_goes_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The decorator says so; the name would find a `Task` there and no function."""
     monkeypatch.setattr("secfarm.task.importable.is_installed_file", lambda _: True)
@@ -200,6 +260,22 @@ def test_nothing_that_changed_is_taken_from_the_cache(change: str, tmp_path: Pat
     code = compile(change, str(source), "exec")
     FunctionType(code, vars(module))()
     assert remote(module.task) == module.task()
+
+
+def test_the_columns_say_which_of_the_functions_of_a_line_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a long line's would take a minute."""
+    module = load(tmp_path, f"tasks = [{', '.join(f'lambda x: x + {number}' for number in range(100))}]")
+    compiled: list[object] = []
+
+    def count(*args: Any) -> CodeType:
+        compiled.append(args)
+        return compile_function(*args)
+
+    monkeypatch.setattr(source, "compile_function", count)
+    assert remote(module.tasks[70], 1) == 71
+    assert len(compiled) == 1
 
 
 def test_lambdas_of_one_line_keep_their_own_variables(tmp_path: Path) -> None:

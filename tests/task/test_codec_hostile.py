@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from secfarm.errors import ProtocolError
 from secfarm.task.codec import decode, decode_call, encode
-from secfarm.task.codec_kinds import RECORD
+from secfarm.task.codec_kinds import COUNTER, DEQUE, FROZENSET, LIST, PAIRS, RECORD, REF, SET, TUPLE
 
 
 @dataclass
@@ -115,6 +115,23 @@ def attempt(wire: bytes) -> None:
 def test_any_bytes_are_a_value_or_a_protocol_error(wire: bytes) -> None:
     attempt(wire)
     attempt(b"\xc1" + wire)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        [[SET, [REF, 0]], [[REF, 0]]],
+        [[PAIRS, [REF, 0], 1], [[REF, 0]]],
+        [[PAIRS, 1, [REF, 0]], [[REF, 0]]],
+        [[LIST, [REF, 0]], [[TUPLE, [REF, 1]], [TUPLE, [REF, 0]]]],
+        [[SET, [REF, 1], [REF, 0]], [[TUPLE, [REF, 1]], [TUPLE, 1, [REF, 2]], [TUPLE, [REF, 0]]]],
+        [[SET, [FROZENSET, [REF, 0]]], [[FROZENSET, [REF, 0]]]],
+        [[COUNTER, [REF, 0], 1], [[TUPLE, [DEQUE, None, [SET, [REF, 0]]], [REF, 0]]]],
+    ],
+)
+def test_what_waits_for_itself_is_refused_and_not_waited_for(tree: list[object]) -> None:
+    with pytest.raises(ProtocolError):
+        decode(b"\xc1" + msgpack(tree))
 
 
 @given(st.data())

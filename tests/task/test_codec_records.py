@@ -167,6 +167,27 @@ def test_cycles_through_records_keep_their_shape() -> None:
     assert again.left[0] is again
 
 
+class Linked:
+    held: object = None
+    last: object = None
+
+
+def test_a_cycle_in_which_one_tuple_waits_for_another_that_waits_for_a_third() -> None:
+    first, second = Linked(), Linked()
+    third = (second,)
+    middle = (first, third)
+    first.held = {(middle,)}
+    second.held = frozenset({third})
+    second.last = [middle]
+    back: Any = decode(encode(third))
+    assert list(vars(back[0])) == ["held", "last"]
+    assert next(iter(back[0].held)) is back
+    (again,) = back[0].last
+    assert again[1] is back
+    assert [type(key) for key in again[0].held] == [tuple]
+    assert next(iter(again[0].held))[0] is again
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -195,6 +216,82 @@ def test_exceptions_are_values_too(error: BaseException) -> None:
     kept = ("args", "errno", "filename", "filename2", "code", "value", "name", "path", "extra", "doc", "start", "text")
     for name in (*kept, "__notes__", "__suppress_context__"):
         assert repr(getattr(back, name, None)) == repr(getattr(error, name, None)), name
+
+
+def _set(error: BaseException, **fields: object) -> BaseException:
+    for name, value in fields.items():
+        setattr(error, name, value)
+    return error
+
+
+class StrictError(Exception):
+    def __init__(self, code: int, *, detail: object = None) -> None:
+        super().__init__(f"code {code}")
+        self.code, self.detail, self.retry = code, detail, False
+
+
+class SlotError(Exception):
+    __slots__ = ("cause",)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StrictError(5),
+        subprocess.CalledProcessError(1, ["a"]),
+        _set(SlotError(), cause=None),
+        _set(StopIteration(1), value=2),
+        _set(StopIteration(1), value=None),
+        _set(SystemExit(1), code=False),
+        _set(OSError(2, "x"), errno=5, filename="f"),
+        _set(SyntaxError("bad", ("f.py", 1, 2, "text", 1, 3)), lineno=4, text=None),
+        _set(UnicodeDecodeError("utf-8", b"a" * 999, 500, 501, "bad"), reason="worse", start=1),
+        _set(ImportError("a"), msg="b"),
+        *([_set(ImportError("a"), name_from="b")] if sys.version_info >= (3, 12) else []),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_keeps_attributes_that_are_none_or_false_and_what_was_set_later(error: BaseException) -> None:
+    back: Any = decode(encode(error))
+    assert (str(back), vars(back)) == (str(error), vars(error))
+    kept = ("cause", "value", "code", "errno", "filename", "lineno", "text", "reason", "start", "end", "msg")
+    for name in (*kept, "name_from"):
+        assert getattr(back, name, "unset") == getattr(error, name, "unset"), name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _set(UnicodeDecodeError("utf-8", b"a", 0, 1, "bad"), args=("x",)),
+        UnicodeEncodeError("utf-8", "a", -5, -4, "bad"),
+        _set(UnicodeTranslateError("a", 0, 1, "bad"), start=-1),
+    ],
+)
+def test_an_exception_that_nobody_could_make_again_is_refused(error: BaseException) -> None:
+    with pytest.raises(ValueTransferError):
+        decode(encode(error))
+
+
+def test_an_exception_that_would_crash_whoever_shows_it_is_refused() -> None:
+    """CPython reads the object of a UnicodeError at a negative start without a look."""
+    import msgspec  # the tests' own forge
+
+    entry = ["builtins", "UnicodeDecodeError", 0, 4, "UnicodeDecodeError", ["args", "start", "end"]]
+    made, later = (-(2**62), 1 - 2**62), (0, 1)
+    for args, fields in ((made, later), (later, made)):
+        wire = [[9, 0, [2, "utf-8", b"abc", *args, "bad"], *fields], [], [entry]]
+        with pytest.raises(ProtocolError, match="natural number"):
+            decode(b"\xc1" + msgspec.msgpack.encode(wire))
+
+
+class Guarded:
+    def __getattribute__(self, name: str) -> object:
+        raise PermissionError(name)
+
+
+def test_an_object_that_hides_its_attributes_is_refused() -> None:
+    with pytest.raises(ValueTransferError, match=r"value\[0\] is of type .*Guarded"):
+        encode([Guarded()])
 
 
 def test_an_exception_keeps_its_cause_and_context() -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import array
 import datetime as dt
 import decimal
+import io
 import ipaddress
 import math
 import pathlib
 import re
+import struct
+import sys
 import threading
 import types
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, UserList, defaultdict, deque
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -31,7 +34,13 @@ EXACT: list[object] = [
     *(0.0, -0.0, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, math.nan),
     *("", "é\0\U0010ffff", "\ud800", "a\udfffb", b"", b"\xc1\x00"),
     *([], [[]], (), ((),), {}, {1: {}}, {"a": None, None: "a", 1.5: b"", b"": 1, True: 0}, set(), frozenset()),
-    *([1, "a", (2, [3.0])], {(1, 2): {3}}, {frozenset({1}): [()]}, {2**70: 1, "\udc00": 2}, {-1, "a", (None,)}),
+    *(
+        [1, "a", (2, [3.0])],
+        {(1, 2): {3}},
+        {frozenset({1}): [()]},
+        {2**70: 1, "\udc00": 2},
+        {-1, "a", (None,)},
+    ),
     *(1j, complex(-0.0, math.nan), bytearray(b"ab"), bytearray(), range(3), range(2**70, -(2**70), -7), range(0)),
     *(slice(1, None, -2), slice("a", (1, [2])), ..., NotImplemented),
     *(dt.date(1, 1, 1), dt.date.max, dt.time(), dt.time(23, 59, 59, 999999, UTC, fold=1), dt.time(1, tzinfo=PARIS)),
@@ -173,6 +182,15 @@ class Table(dict[object, object]):
     pass
 
 
+def _zone_file() -> io.BytesIO:
+    """A zone file that says UTC, as RFC 8536 lays it out."""
+    head = struct.pack(">4sc15x6l", b"TZif", b"2", 0, 0, 0, 0, 1, 4)
+    return io.BytesIO((head + struct.pack(">lbb", 0, 0, 0) + b"UTC\0") * 2 + b"\nUTC0\n")
+
+
+ODD_FILE = zoneinfo.ZoneInfo.from_file(_zone_file(), key="Europe/Paris")
+
+
 def _extended() -> OrderedDict[str, int]:
     made = OrderedDict(a=1)
     made.note = 1  # type: ignore[attr-defined]
@@ -198,6 +216,8 @@ def _extended() -> OrderedDict[str, int]:
         (defaultdict(lambda: 1), "default_factory"),
         (_extended(), "attributes of its own"),
         (re.compile("x" * 70_000), "65536"),
+        ({(1,): 0, 10**5000: object()}, "type object"),
+        (ODD_FILE, "made from a file"),
         (dt.datetime(2020, 1, 1, tzinfo=type("Zone", (dt.tzinfo,), {})()), "tzinfo"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -207,6 +227,19 @@ def test_what_cannot_travel_is_refused_by_path_and_type(value: object, words: st
         encode_call((1, {"x": [0, 0, 0, value]}), {})
     assert 'args[1]["x"][3]' in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_a_key_that_python_does_not_write_out_is_a_key() -> None:
+    assert decode(encode({10**5000: 1, -(10**5000): 2})) == {10**5000: 1, -(10**5000): 2}
+
+
+def test_a_windows_path_is_the_same_or_refused() -> None:
+    """Before Python 3.12 the text of `./c:x` is that of a path on the drive c."""
+    path = pathlib.PureWindowsPath("./c:x")
+    try:
+        assert cast("Any", decode(encode(path))).parts == path.parts
+    except ValueTransferError as refusal:
+        assert sys.version_info < (3, 12), refusal  # noqa: PT017 - either is right
 
 
 def test_a_user_list_travels_as_the_record_that_it_is() -> None:
