@@ -1,4 +1,4 @@
-"""The cradle of `secfarm serve`: workers are forked into confinement by zygotes, one for each distinct `Openings`.
+"""The cradle of every server: workers are forked into confinement by zygotes, one for each distinct `Openings`.
 
 A zygote whose confinement was not proven by `probe` forks nothing. One that ends is replaced, and the new one proven
 again; workers that were ordered meanwhile wait for it.
