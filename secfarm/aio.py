@@ -19,7 +19,7 @@ from secfarm.farm.loop import background_loop
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -101,10 +101,12 @@ class Kernel:
         return self.kernel.worker_count
 
 
-def local_kernel(workers: int | None = None) -> Kernel:
+def local_kernel(
+    workers: int | None = None, *, confine: Mapping[str, object] | None = None, confinement: str = "full"
+) -> Kernel:
     """As `secfarm.local_kernel`, for `async with`."""
     kernel = Kernel()
-    kernel._make = lambda: _local_kernel(workers)
+    kernel._make = lambda: _local_kernel(workers, confine=confine, confinement=confinement)
     return kernel
 
 

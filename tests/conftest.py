@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.meeting import Gate, Notes
 
 settings.register_profile(
     "secfarm",
@@ -53,3 +57,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os.environ.clear()
         os.environ.update(saved)
         shutil.rmtree(config.stash[_home], ignore_errors=True)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Where tasks stop until the test lets them through."""
+    with contextlib.closing(Gate()) as gate:
+        yield gate
+
+
+@pytest.fixture
+def other_gate() -> Iterator[Gate]:
+    """A second one."""
+    with contextlib.closing(Gate()) as gate:
+        yield gate
+
+
+@pytest.fixture
+def ran() -> Iterator[Notes]:
+    """Where tasks leave numbers."""
+    with contextlib.closing(Notes()) as notes:
+        yield notes

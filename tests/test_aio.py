@@ -21,7 +21,8 @@ from secfarm import (
     current_kernel,
     use_kernel,
 )
-from tests.farm.farms import WAIT_S, Daemon, Gate, gone, pass_gate
+from tests.farm.farms import WAIT_S, Daemon, gone
+from tests.meeting import Gate, pass_gate
 
 
 def square(x):
@@ -43,13 +44,6 @@ def kernel(daemon: Daemon) -> Iterator[Kernel]:
     kernel = daemon.connect()
     yield kernel
     kernel.shutdown()
-
-
-@pytest.fixture
-def gate(tmp_path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
 
 
 def runs(main: Callable[..., Coroutine[object, object, None]], *args: object) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import joblib
 import pytest
@@ -16,7 +17,8 @@ from joblib import Parallel, delayed
 
 import secfarm.joblib_backend
 from secfarm import InvalidTaskError, Kernel, NoKernelError, ValueTransferError, deftask, set_kernel
-from tests.farm.farms import WAIT_S, Daemon, Gate, gone, pass_gate
+from tests.farm.farms import WAIT_S, Daemon, until
+from tests.meeting import Gate, mark_process, pass_gate
 
 
 @deftask
@@ -49,13 +51,6 @@ def kernel(daemon: Daemon) -> Iterator[Kernel]:
     kernel = daemon.connect()
     yield kernel
     kernel.shutdown()
-
-
-@pytest.fixture
-def gate(tmp_path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +102,8 @@ def test_an_error_is_raised_and_what_runs_is_killed(kernel: Kernel, gate: Gate) 
     with pytest.raises(ValueError, match="no root of -1"):
         Parallel(pre_dispatch="n_jobs")([*calls, *[delayed(root)(-1)] * 5])
     thread.join()
-    left = kernel.broadcast(os.getpid)
-    assert len(set(left) & set(pids)) == 1
-    gone(set(pids) - set(left))
+    until(lambda: [Path(f"/proc/{pid}").exists() for pid in pids].count(True) == 1, "the one that waits is killed")
+    assert len(set(kernel.broadcast(mark_process))) == kernel.worker_count
 
 
 @pytest.mark.parametrize("task", [functools.partial(root, 1), Callable(), threading.Lock().acquire])

@@ -28,6 +28,7 @@ from secfarm.cli.audit import record_line
 from secfarm.cli.output import Output, output_options, pass_output, printable
 from secfarm.cli.script import load_script
 from secfarm.disk.auditlog import verify_log
+from secfarm.disk.config import CONFINEMENTS
 from secfarm.errors import BadSignatureError, ReplayedError, VerifyError
 from secfarm.farm.kernel import Kernel
 from secfarm.farm.launcher import LocalServers, server_status, start_local_servers
@@ -48,9 +49,16 @@ _CONNECT_S: Final = 30.0
 
 @click.command("demo")
 @click.option("--files", "limit", type=click.IntRange(min=1), help="Take only so many files.  [default: all]")
+@click.option(
+    "--confinement",
+    type=click.Choice(CONFINEMENTS),
+    default=CONFINEMENTS[0],
+    show_default=True,
+    help="How tasks are confined; container: where there are no namespaces to be had.",
+)
 @output_options()
 @pass_output
-def command(output: Output, *, limit: int | None) -> None:
+def command(output: Output, *, limit: int | None, confinement: str) -> None:
     """Survey the standard library on two servers, then try to cheat them.
 
     The servers are started here, with fresh keys, and ended. Every `.py` file of this Python's standard library (but
@@ -67,10 +75,13 @@ def command(output: Output, *, limit: int | None) -> None:
     )
     with (
         tempfile.TemporaryDirectory(prefix="secfarm-demo-") as folder,
-        start_local_servers(["127.0.0.1:0", "127.0.0.1:0"], workers=workers) as servers,
+        start_local_servers(["127.0.0.1:0"] * 2, workers=workers, confinement=confinement) as servers,
     ):
         tasks = load_script(Path(shutil.copy(_TASKS, Path(folder, "library_survey.py"))))
         _say(output, f"servers  {' and '.join(servers.addresses)}, fresh keys, {workers} worker(s) each")
+        started = [record["confinement"] for record in _records(servers) if record["event"] == "started"]
+        _hold(started == [confinement] * 2, "both servers confine their tasks")
+        _say(output, f"confined by the profile {confinement}, out of which each server has tried in vain to escape")
         counted, times = _count(output, servers, tasks, texts)
         batches = _batches(servers)
         _say(

@@ -5,7 +5,6 @@ Looks and starts nothing that stays; dials nobody. Each check is one function th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -14,7 +13,6 @@ import platform
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,15 +32,12 @@ from secfarm.disk.trustfile import read_allowed_signers, read_known_servers, rea
 from secfarm.errors import ExitStatus, KeyFileError, SecfarmError
 from secfarm.net.listen import open_socket
 from secfarm.net.tls import acceptor_context, tls_library
-from secfarm.run.cradle import PlainCradle
-from secfarm.run.pool import WorkerPool
 from secfarm.wire.address import UnixAddress
 
 if TYPE_CHECKING:
     from secfarm.disk.config import ClientConfig, ServerConfig
 
 _MIN_PYTHON: Final = (3, 11)
-_WORKER_S: Final = 20.0
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[A-Za-z0-9,_-]+\])?\s*>=\s*([0-9.]+)")
 
 
@@ -125,7 +120,6 @@ def _installation() -> Iterator[Finding]:
             yield _package(found[1], found[2])
     yield _check("uvloop", _uvloop)
     yield _check("unix socket", _unix_socket)
-    yield _check("worker", lambda: asyncio.run(_worker()))
 
 
 def _python() -> str | Finding:
@@ -170,18 +164,6 @@ def _unix_socket() -> str:
         path = Path(folder, "sock")
         with open_socket(UnixAddress(str(path))):
             return f"can be listened on ({path.parent.parent})"
-
-
-async def _worker() -> str:
-    start_s = time.monotonic()
-    loop = asyncio.get_running_loop()
-    pool = WorkerPool(loop, 1, PlainCradle(loop))
-    try:
-        async with asyncio.timeout(_WORKER_S):
-            await pool.ready()
-    finally:
-        pool.close()
-    return f"starts in {(time.monotonic() - start_s) * 1e3:.0f} ms"
 
 
 def _confinement(server: Path | None) -> Iterator[Finding]:

@@ -38,8 +38,7 @@ from secfarm.daemon.roles import KEEPER, keeper_files
 from secfarm.disk.config import KerberosConfig, load_server_config
 from secfarm.errors import ConfigError, SecfarmError
 from secfarm.net.line import Line
-from secfarm.run.profile import PROFILES
-from secfarm.run.sealed import SealedCradle
+from secfarm.run.launch import Launched
 from secfarm.wire.address import parse_address
 
 if TYPE_CHECKING:
@@ -106,12 +105,11 @@ class Keeper:
             if keep.keytab:
                 kerberos = replace(config.kerberos or KerberosConfig(), keytab=Path(keep.keytab))
                 config = replace(config, kerberos=kerberos)
-            state = Path(keep.state)
-            cradle = SealedCradle(self._loop, PROFILES[config.confinement], self._launch, state)
-            self._server = make_server(config, None, None, cradle=cradle)
+            self._server = make_server(config, None, None, launch=self._launch)
             self._server.pid = os.getppid()
             self._server.read_again = partial(_read_again, self._server.read_again)
-            ROLE.settle(keeper_files(config, state, os.environ))  # no peer was heard so far, and no gate is attached
+            # No peer was heard so far, and no gate is attached.
+            ROLE.settle(keeper_files(config, Path(keep.state), os.environ))
             self._ways = await self._server.start_behind(keep.listen, keep.dial)
         except SecfarmError as error:
             self._tell(Down(error.code, str(error)))
@@ -134,9 +132,11 @@ class Keeper:
         gc.freeze()  # what lives as long as the process need not be looked at again by the collector
         self._tell(Up())
 
-    def _launch(self, control: socket.socket) -> None:
-        """Have a zygote started on its end of a socket to us; it is the supervisor's child."""
-        self._tell(Zygote(), os.dup(control.fileno()))
+    def _launch(self) -> Launched:
+        """Have a zygote started; it is the supervisor's child."""
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._tell(Zygote(), theirs.detach())
+        return Launched(control, None)
 
 
 def _read_again(read: Callable[[], ServerCredentials]) -> ServerCredentials:

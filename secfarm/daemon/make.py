@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from secfarm.daemon.server import Server
@@ -12,7 +13,9 @@ from secfarm.daemon.terms import check_hidden
 from secfarm.disk.auditlog import AuditLog, SourceArchive
 from secfarm.disk.config import state_home
 from secfarm.disk.credentials import server_credentials
-from secfarm.run.cradle import PlainCradle
+from secfarm.run.launch import Launched, launch
+from secfarm.run.profile import PROFILES
+from secfarm.run.sealed import SealedCradle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from secfarm.auth.base import Auth
     from secfarm.disk.config import ServerConfig
     from secfarm.disk.credentials import ServerCredentials
-    from secfarm.run.cradle import Cradle
 
 
 def audit_path(config: ServerConfig) -> Path:
@@ -35,25 +37,25 @@ def make_server(
     name: str | None,
     audit: AuditLog | None = None,
     *,
-    cradle: Cradle | None = None,
+    launch: Callable[[], Launched] = launch,
 ) -> Server:
-    """Return a server that is not started.
+    """Return a server that is not started; its zygotes are on their way.
 
     Args:
-        cradle: starts the workers; None: unconfined, for a server within the process of its client or started by it.
+        launch: starts a zygote; by default as a child of this process.
 
     Raises:
         SecfarmError: a key or trust file does not allow one, or a task could read it.
     """
+    state = config.state or state_home(os.environ)
+    config = replace(config, state=state)  # which no worker may see, named by the file or not
 
     def read() -> ServerCredentials:
         credentials = server_credentials(config, auth)
-        if cradle is not None:
-            check_hidden(config, credentials.policy)
+        check_hidden(config, credentials.policy, auth)
         return credentials
 
     credentials = read()
-    state = config.state or state_home(os.environ)
     return Server(
         name=name or config.name or socket.gethostname(),
         auths=credentials.auths,
@@ -63,7 +65,7 @@ def make_server(
         audit=audit or AuditLog(audit_path(config)),
         archive=SourceArchive(state / "sources"),
         workers=config.workers or os.cpu_count() or 1,
-        cradle=cradle or PlainCradle(asyncio.get_running_loop()),
+        cradle=SealedCradle(asyncio.get_running_loop(), PROFILES[config.confinement], launch, state),
         identity=credentials.identity,
     )
 

@@ -7,16 +7,10 @@ the server at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import json
 import logging
 import os
-import shutil
 import signal
-import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secfarm.daemon.log import Log
@@ -24,7 +18,7 @@ from secfarm.daemon.make import audit_path, loop_factory, make_server
 from secfarm.daemon.supervisor import supervise
 from secfarm.disk.auditlog import open_free_log
 from secfarm.disk.config import load_server_config
-from secfarm.errors import ConfigError, SecfarmError
+from secfarm.errors import ConfigError
 from secfarm.limits import DEFAULT_PORT
 from secfarm.net.service import Notifier, given_sockets
 from secfarm.wire.address import parse_address
@@ -74,19 +68,6 @@ def serve(
         runner.run(supervise(config, given, addresses, ready, notifier, log, lifeline))
 
 
-async def _serve_alone(config: ServerConfig, ready: Callable[[list[Address]], None], lifeline: int) -> None:
-    """Serve in this process alone, whose keys are thrown away."""
-    server = make_server(config, None, None)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _Ender(server))
-    loop.add_reader(lifeline, server.stop)
-    addresses = await server.start(config.listen, config.dial)
-    gc.freeze()  # what lives as long as the process need not be looked at again by the collector
-    ready(addresses)
-    await server.finished.wait()
-
-
 def serve_line(config: ServerConfig, line: socket.socket) -> None:
     """Run a server in this process for the one connection that `line` is, and end with it; nothing listens.
 
@@ -102,13 +83,13 @@ def serve_line(config: ServerConfig, line: socket.socket) -> None:
 async def _serve_line(config: ServerConfig, line: socket.socket) -> None:
     server = make_server(config, None, None, open_free_log(audit_path(config)))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _Ender(server))
+        asyncio.get_running_loop().add_signal_handler(number, Ender(server))
     await server.start(())
     await server.serve_only(line)
     await server.finished.wait()
 
 
-class _Ender:
+class Ender:
     """What a signal does: drain at first, then stop."""
 
     def __init__(self, server: Server) -> None:
@@ -116,6 +97,7 @@ class _Ender:
         self._again = False
 
     def __call__(self) -> None:
+        """Do it."""
         if self._again:
             self._server.stop()
         else:
@@ -153,12 +135,13 @@ class BackgroundServer:
 
     def _run(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
         try:
-            self._loop.run_until_complete(self._main(config, listen, auth, name))
+            # Which lets all that was begun come to its end: a zygote that is not ready yet is there to be reaped.
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._main(config, listen, auth, name))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits in __init__
             self._error = error
         finally:
             self._started.set()
-            self._loop.close()
 
     async def _main(self, config: ServerConfig, listen: Sequence[Address], auth: Auth | None, name: str | None) -> None:
         server = self._server = make_server(config, auth, name)
@@ -207,40 +190,3 @@ def start_server(
     with server:
         server._thread.join()  # noqa: SLF001 - it is this module's
     return None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Serve for `farm/launcher.py`: configuration file, lifeline descriptor, descriptor for the answer.
-
-    The answer is one JSON line: the addresses, or why there are none. With a fourth argument, `throw-away`, the
-    configuration's folder is removed at the end, and the folder around it once that is empty: by then the owner may
-    be gone.
-    """
-    path, lifeline, answer = arguments[0], int(arguments[1]), int(arguments[2])
-
-    def tell(message: dict[str, object]) -> None:
-        with os.fdopen(answer, "w", encoding="utf-8") as pipe:
-            pipe.write(json.dumps(message) + "\n")
-
-    try:
-        serving = _serve_alone(
-            load_server_config(path, {}),
-            lambda addresses: tell({"addresses": [str(address) for address in addresses]}),
-            lifeline,
-        )
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serving)
-    except SecfarmError as error:
-        tell({"error": str(error)})
-        return int(error.exit_status)
-    finally:
-        if arguments[3:] == ["throw-away"]:
-            folder = Path(path).parent
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

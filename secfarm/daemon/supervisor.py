@@ -37,8 +37,7 @@ from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
 from secfarm.run.lists import begin
-from secfarm.run.role import spawn
-from secfarm.run.zygote import ROLE as ZYGOTE
+from secfarm.run.role import ZYGOTE, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

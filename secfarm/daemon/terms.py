@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from secfarm.auth.ed25519 import Ed25519AuthServer
+from secfarm.auth.gss import GssAuthServer
+from secfarm.auth.shared_secret import SharedSecretAuth
+from secfarm.auth.tls import TlsAuthServer
 from secfarm.disk.keytab import find_keytab
 from secfarm.limits import RESERVED_BYTES
 from secfarm.run.cradle import Terms
@@ -17,6 +21,7 @@ from secfarm.trust.policy import Isolation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from secfarm.auth.base import Auth
     from secfarm.disk.config import ServerConfig
     from secfarm.run.crew import Crew
     from secfarm.trust.audit import AuditValue
@@ -61,17 +66,20 @@ def opened(crew: Crew) -> dict[str, AuditValue]:
     return {"opened": listed} if listed else {}
 
 
-def check_hidden(config: ServerConfig, policy: Policy) -> Policy:
+def check_hidden(config: ServerConfig, policy: Policy, auth: Auth | None = None) -> Policy:
     """Return `policy` if no worker of it could read a file that the server must keep, else raise.
+
+    Args:
+        auth: what the server authenticates with instead of the configuration's keys; it may name files of its own.
 
     Raises:
         ConfinementError: one could, by what Python's installation or the policy's `read` shows; or what the policy
             opens is not there.
     """
-    kept = {name: path.resolve() for name, path in _kept(config)}
+    kept = [(name, path.resolve()) for name, path in [*_kept(config), *_kept_for(auth)]]
     for terms in terms_of_all(policy) or [Terms()]:
         view = host_view(terms.openings)
-        for name, path in kept.items():
+        for name, path in kept:
             shown = view.covers(str(path)) or next(
                 (one for one in view.paths if path.is_dir() and Path(one).resolve().is_relative_to(path)), None
             )
@@ -100,3 +108,17 @@ def _kept(config: ServerConfig) -> Iterator[tuple[str, Path]]:
         yield "the keytab", find_keytab(kerberos.keytab, os.environ)
     if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
         yield "the credentials directory", Path(credentials)
+
+
+def _kept_for(auth: Auth | None) -> Iterator[tuple[str, Path]]:
+    match auth:
+        case Ed25519AuthServer(key=str() | os.PathLike() as key):
+            yield "the key of auth", Path(key)
+        case TlsAuthServer():
+            yield "the certificate's key of auth", Path(auth.files[1])
+        case GssAuthServer():
+            yield "the keytab of auth", find_keytab(auth.keytab, os.environ)
+        case SharedSecretAuth():
+            yield from (("a secret of auth", Path(one)) for one in auth.secrets if isinstance(one, str | os.PathLike))
+        case _:
+            pass

@@ -1,7 +1,7 @@
 """Servers on this machine: real daemons with throw-away keys, and the two questions one asks of any server.
 
-What starts here verifies, checks policy and runs workers like any other server; only its keys live no longer than it
-does. It ends with its owner: each daemon watches a pipe that closes when this process is gone.
+What starts here verifies, checks policy and confines its workers like any other server; only its keys live no longer
+than it does. It ends with its owner: each daemon watches a pipe that closes when this process is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -32,7 +33,7 @@ from secfarm.trust.store import KnownServer, KnownServers
 from secfarm.wire.address import Address, parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import Self, TypeVar
 
     from secfarm.auth.base import Auth
@@ -52,6 +53,21 @@ names = ["*"]
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What the daemons of one `LocalServers` have in common."""
+
+    workers: int | None
+    confinement: str
+    policy: str
+
+
+def _confine_table(confine: Mapping[str, object]) -> str:
+    """Return `[grant.confine]` in TOML; strings, numbers, booleans and lists of them are written as in JSON."""
+    pairs = [(name, json.dumps(value, ensure_ascii=False, default=os.fspath)) for name, value in confine.items()]
+    return "".join(["[grant.confine]\n", *[f"{json.dumps(name)} = {value}\n" for name, value in pairs]])
+
+
 class LocalServers:
     """Daemons on this machine. A context manager.
 
@@ -62,18 +78,29 @@ class LocalServers:
     """
 
     def __init__(
-        self, addresses: Iterable[str | tuple[str, int]], *, workers: int | None = None, folder: Path | None = None
+        self,
+        addresses: Iterable[str | tuple[str, int]],
+        *,
+        workers: int | None = None,
+        confine: Mapping[str, object] | None = None,
+        confinement: str = "full",
+        folder: Path | None = None,
     ) -> None:
         """Start a daemon on each address; port 0 lets the system choose.
 
         Args:
             workers: of each; by default as many as there are cores.
+            confine: what tasks are let out to, the policy's `[grant.confine]`, as `{"read": ["/data"], "network":
+                True}`; by default nothing.
+            confinement: the profile, as in config.toml; "container" where "full" is not to be had.
             folder: an empty one to use, and to remove at the end, instead of a new one.
 
         Raises:
-            KernelCreationError: one does not start; those started before it are ended.
+            KernelCreationError: one does not start, or tasks cannot be confined so; those started before are ended.
+            TypeError: `confine` holds what TOML cannot say.
         """
         wanted = [parse_address(address, listening=True) for address in addresses]
+        settings = _Settings(workers, confinement, _POLICY + _confine_table(confine or {}))
         self.folder = folder or Path(tempfile.mkdtemp(prefix="secfarm-"))
         self.addresses: list[str] = []
         self._owner = os.getpid()
@@ -82,7 +109,7 @@ class LocalServers:
         client = SigningKey.from_seed(os.urandom(32))
         entries: list[KnownServer] = []
         try:
-            answers = [self._start(self.folder / f"server{i}", wanted[i], client, workers) for i in range(len(wanted))]
+            answers = [self._start(self.folder / f"server{i}", wanted[i], client, settings) for i in range(len(wanted))]
             for public, answer in answers:
                 address = self._wait(answer)
                 self.addresses.append(address)
@@ -92,11 +119,11 @@ class LocalServers:
             raise
         self.auth = Ed25519AuthClient(client, KnownServers(entries))
 
-    def _start(self, folder: Path, address: Address, client: SigningKey, workers: int | None) -> tuple[PublicKey, int]:
+    def _start(self, folder: Path, address: Address, client: SigningKey, settings: _Settings) -> tuple[PublicKey, int]:
         folder.mkdir(mode=0o700)
         key = create_signing_key(folder / "key")
         (folder / "allowed_signers").write_text(f"{_PRINCIPAL} {client.public.openssh()}\n", encoding="utf-8")
-        (folder / "policy.toml").write_text(_POLICY, encoding="utf-8")
+        (folder / "policy.toml").write_text(settings.policy, encoding="utf-8")
         config = [
             f"listen = [{json.dumps(str(address))}]",
             'key = "key"',
@@ -105,7 +132,8 @@ class LocalServers:
             'state = "state"',
             'audit = "audit.jsonl"',
             f"name = {json.dumps(folder.name)}",
-            *([] if workers is None else [f"workers = {workers}"]),
+            f"confinement = {json.dumps(settings.confinement)}",
+            *([] if settings.workers is None else [f"workers = {settings.workers}"]),
         ]
         path = folder / "config.toml"
         path.write_text("\n".join(config) + "\n", encoding="utf-8")
@@ -118,7 +146,7 @@ class LocalServers:
                     sys.executable,
                     "-P",
                     "-m",
-                    "secfarm.daemon.process",
+                    "secfarm.daemon.alone",
                     str(path),
                     str(self._lifeline_read),
                     str(answer),
@@ -175,22 +203,44 @@ class LocalServers:
         self.close()
 
 
-def start_local_servers(addresses: Iterable[str | tuple[str, int]], *, workers: int | None = None) -> LocalServers:
-    """Start real daemons with throw-away keys on this machine; `.addresses` and `.auth` are for a `Kernel`."""
-    return LocalServers(addresses, workers=workers)
+def start_local_servers(
+    addresses: Iterable[str | tuple[str, int]],
+    *,
+    workers: int | None = None,
+    confine: Mapping[str, object] | None = None,
+    confinement: str = "full",
+) -> LocalServers:
+    """Start real daemons with throw-away keys on this machine; `.addresses` and `.auth` are for a `Kernel`.
+
+    Args and errors are those of `LocalServers`.
+    """
+    return LocalServers(addresses, workers=workers, confine=confine, confinement=confinement)
 
 
-def local_kernel(workers: int | None = None) -> Kernel:
+def local_kernel(
+    workers: int | None = None, *, confine: Mapping[str, object] | None = None, confinement: str = "full"
+) -> Kernel:
     """Return a kernel on a daemon of its own, on a private unix socket, which ends when the kernel is shut down.
+
+    Its tasks are confined: they read Python and its libraries, write a scratch of their own, and reach nothing else.
 
     Args:
         workers: how many; by default as many as there are cores.
+        confine: what tasks are let out to, the policy's `[grant.confine]`, as `{"read": ["/data"], "network": True}`.
+        confinement: the profile; "container" where "full" is not to be had.
 
     Raises:
-        KernelCreationError: the daemon does not start.
+        KernelCreationError: the daemon does not start, or tasks cannot be confined so.
+        TypeError: `confine` holds what TOML cannot say.
     """
     folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
-    servers = LocalServers([f"unix:{folder}/sock"], workers=workers, folder=folder)
+    try:
+        servers = LocalServers(
+            [f"unix:{folder}/sock"], workers=workers, confine=confine, confinement=confinement, folder=folder
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     try:
         kernel = Kernel(servers.addresses, auth=servers.auth, name="local", connect_timeout_s=_START_S)
     except BaseException:

@@ -204,8 +204,7 @@ class Crew:
     def change(self, terms: Terms, error: ErrorRecord, *, single_use: bool) -> bool:
         """Go on with workers of these terms, and return whether they are others; what runs is killed with `error`."""
         self.single_use = single_use
-        terms, before = self._pool.settled(terms), self.terms
-        self.terms = terms
+        before, self.terms = self.terms, terms
         if terms != before:
             for worker in list(self.workers):
                 self._pool.part(worker, error)

@@ -34,13 +34,10 @@ from secfarm.run.birth import (
     decode_report,
     encode,
 )
+from secfarm.run.launch import Launched, launch
 from secfarm.run.profile import FULL, Bounds, ConfinementError, LayerState, Openings, Profile
-from secfarm.run.role import spawn
-from secfarm.run.zygote import ROLE
 
 if TYPE_CHECKING:
-    import subprocess
-
     from secfarm.run.birth import Order
 
 _STOPS_WITHIN_S: Final = 0.1
@@ -63,14 +60,13 @@ class Nursery:
         profile: Profile = FULL,
         openings: Openings | None = None,
         *,
-        launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+        launch: Callable[[], Launched] = launch,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         """Start the zygote; returns before it is ready, workers may be ordered at once.
 
         Args:
-            launch: starts the process on its end of the control socket, which is closed here afterwards; returns None
-                when that is not a child of this process. By default it is spawned here.
+            launch: starts the process; by default as a child of this one.
             on_lost: called once when the zygote has ended by itself; its workers are gone, their `on_exit` was called.
         """
         self.profile = profile
@@ -83,11 +79,8 @@ class Nursery:
         self._numbers = itertools.count(1)
         self._queued: deque[Report] = deque()
         self._is_open = True
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._process = (launch or _launch)(theirs)
-        finally:
-            theirs.close()
+        launched = launch()
+        self._control, self._process = launched.control, launched.process
         self._order(Start(profile, self.openings))
 
     def fileno(self) -> int:
@@ -257,10 +250,6 @@ class Nursery:
             socket.send_fds(self._control, [encode(order)], fds)
         except OSError as error:
             raise ConfinementError(f"the zygote is gone ({error.strerror}); no worker was started") from error
-
-
-def _launch(control: socket.socket) -> subprocess.Popen[bytes]:
-    return spawn(ROLE, {"control": control.fileno()})
 
 
 def _readable(control: socket.socket, within_s: float) -> bool:

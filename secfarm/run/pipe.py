@@ -37,7 +37,6 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     broadcast: bool = False  # what it defines stays for later calls
     spread: bool = False  # the arguments are a list of argument tuples
     memory_bytes: int | None = None
-    cpu_s: float | None = None
     output_bytes: int = 1 << 20
     dry_run: bool = False  # prepare it, and report instead of calling it
     live_output: bool = False  # report what it prints while it runs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from secfarm.errors import ProtocolError
 from secfarm.limits import RESERVED_BYTES
-from secfarm.run.cradle import DEFAULT, UNCONFINED
+from secfarm.run.cradle import DEFAULT
 from secfarm.run.crew import Crew, Work, Worker
 from secfarm.run.pipe import MAX_NOTE_CHARS, PACKET_BYTES, Run
 from secfarm.run.process import WorkerProcess
@@ -34,7 +34,6 @@ _PIPELINE_CALLS: Final = 128  # half of the packets that a pipe of 1 MiB takes
 _RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and program, at most
 _STALLED_S: Final = 0.005
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
-_SIGXCPU: Final = 24
 _PROCESSORS: Final = os.cpu_count() or 1
 _TENURE_S: Final = 1.0  # a crew that still has work keeps a worker this long before another crew may have its place
 _IDLE_S: Final = 1.0  # after which a worker of a crew without work goes to one that has some
@@ -60,7 +59,6 @@ class WorkerPool:
         self.crews: list[Crew] = []
         self.closed = False
         self.confinement = cradle.confinement
-        self.is_confined = cradle.confinement != UNCONFINED
         self._cradle = cradle
         self._numbers = itertools.count(1)
         self._workers: dict[WorkerProcess, Worker] = {}
@@ -70,18 +68,14 @@ class WorkerPool:
 
     def expect(self, terms: Iterable[Terms]) -> None:
         """Keep spares for crews of these terms, the first above all; by default for those of no particular terms."""
-        wanted = [self.settled(one) for one in terms] or [DEFAULT]
+        wanted = list(terms) or [DEFAULT]
         self._cradle.expect(one.openings for one in wanted)
         self._reserve.expect(wanted)
         self._reserve.fill()
 
-    def settled(self, terms: Terms) -> Terms:
-        """Return `terms`, or the default ones where nothing would hold workers to any."""
-        return terms if self.is_confined else DEFAULT
-
     def crew(self, terms: Terms = DEFAULT, *, single_use: bool = False) -> Crew:
         """Return a new crew for a session; close it when the session ends."""
-        crew = Crew(self, self.settled(terms), single_use=single_use)
+        crew = Crew(self, terms, single_use=single_use)
         self.crews.append(crew)
         return crew
 
@@ -245,10 +239,7 @@ class WorkerPool:
             work.text if work.carried_text else None,
             work.broadcast,
             work.spread,
-            self._memory_for(worker, work),
-            None
-            if self.is_confined
-            else work.cpu_s,  # a confined worker cannot be told: it is process 1, and hears nothing
+            _memory_for(worker, work),
             work.output_bytes,
             work.dry_run,
             work.live_output,
@@ -265,17 +256,10 @@ class WorkerPool:
         elif worker.stall_check is None:
             worker.stall_check = self.loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
 
-    def _memory_for(self, worker: Worker, work: Work) -> int | None:
-        """What the call may allocate; in a confined worker always something, so that its hard bound is not met."""
-        if not self.is_confined:
-            return work.memory_bytes
-        most = worker.terms.bounds.memory_bytes - RESERVED_BYTES
-        return most if work.memory_bytes is None else min(work.memory_bytes, most)
-
     def _begins(self, worker: Worker) -> None:
         """The head of the queue is what the worker runs from now on: its clocks start."""
         work = worker.queue[0]
-        if work.cpu_s is not None and self.is_confined and worker.ready:
+        if work.cpu_s is not None and worker.ready:  # it cannot be told: it is process 1, and hears nothing
             worker.cpu_began_s = worker.process.cpu_s()
             if worker.cpu_check is None:
                 worker.cpu_check = self.loop.call_later(_next_look_s(work.cpu_s), self._check_cpu, worker)
@@ -472,12 +456,18 @@ class WorkerPool:
             error = worker.verdict[1]
         elif worker.refusal is not None:
             error = worker.refusal
-        elif work.cpu_s is not None and (how.signal == _SIGXCPU or how.cpu_s > worker.cpu_began_s + work.cpu_s):
+        elif work.cpu_s is not None and how.cpu_s > worker.cpu_began_s + work.cpu_s:
             error = _over_cpu(work.cpu_s)
         else:
             report = f"the worker process died under the task: {how}; it was not run again"
             error = ErrorRecord("worker-lost", report, signal=how.signal)
         return Done(work.number, None, error, 0.0, 0.0)
+
+
+def _memory_for(worker: Worker, work: Work) -> int:
+    """Return what the call may allocate: always something, so that the worker's hard bound is not met."""
+    most = worker.terms.bounds.memory_bytes - RESERVED_BYTES
+    return most if work.memory_bytes is None else min(work.memory_bytes, most)
 
 
 def _over_cpu(most_s: float) -> ErrorRecord:

@@ -66,7 +66,7 @@ class WorkerProcess:
         return self._child.pid
 
     def cpu_s(self) -> float:
-        """Processor time that it has used, where only its cradle can tell; else 0."""
+        """Processor time that it has used; 0 once that cannot be known."""
         return self._child.cpu_s()
 
     def send(self, run: Run) -> bool:

@@ -118,6 +118,9 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+ZYGOTE: Final = Role("zygote", "secfarm.run.zygote", ("control",), lists=None)
+
+
 def spawn(role: Role, descriptors: Mapping[str, int], *, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start a role with these descriptors, which stay open here too.
 

@@ -1,4 +1,4 @@
-"""The cradle of `secfarm serve`: workers are forked into confinement by zygotes, one for each distinct `Openings`.
+"""The cradle of every server: workers are forked into confinement by zygotes, one for each distinct `Openings`.
 
 A zygote whose confinement was not proven by `probe` forks nothing. One that ends is replaced, and the new one proven
 again; workers that were ordered meanwhile wait for it.
@@ -16,13 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from secfarm.run.cradle import Exit
+from secfarm.run.launch import Launched, launch
 from secfarm.run.nursery import Nursery
 from secfarm.run.probe import probe
 from secfarm.run.profile import ConfinementError
 
 if TYPE_CHECKING:
-    import socket
-    import subprocess
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
@@ -48,7 +47,7 @@ class SealedCradle:
         self,
         loop: asyncio.AbstractEventLoop,
         profile: Profile,
-        launch: Callable[[socket.socket], subprocess.Popen[bytes] | None] | None = None,
+        launch: Callable[[], Launched] = launch,
         folder: Path | None = None,
     ) -> None:
         """Prepare; `expect` starts zygotes.

@@ -1,7 +1,7 @@
 """The worker process: reads calls from one pipe, runs them one after another, writes reports to the other.
 
-Started by the pool as a fresh `python -I` with an empty environment and no descriptor but its two pipes. It holds no
-key and knows no peer. Whatever a task does here, it does to this process only; one session's tasks share it.
+Forked by the zygote and confined before it reads anything, with no descriptor but its two pipes. It holds no key and
+knows no peer. Whatever a task does here, it does to this process only; one session's tasks share it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self, write: Callable[[bytes], None], statm_fd: int, bounds: Bounds | None = None) -> None:
+    def __init__(self, write: Callable[[bytes], None], statm_fd: int, bounds: Bounds) -> None:
         """Begin with nothing.
 
         Args:
             write: takes the frames of what calls report while they run.
-            bounds: which the kernel holds this process to; None: it is not confined.
+            bounds: which the kernel holds this process to.
         """
         self._bounds = bounds
         self._write = write
@@ -62,7 +62,6 @@ class Worker:
     def run(self, call: Run) -> Done:
         """Run one call to its end and say what became of it; never raises, whatever the task does."""
         self._output.begin(call)
-        _limit_processor(call.cpu_s)
         started_s = time.time()
         self._begun = call.number, started_s
         value, error = None, None
@@ -158,7 +157,7 @@ class _TaskRaisedError(Exception):
         self.before: list[object] = []
 
 
-def _record(call: Run, error: BaseException, bounds: Bounds | None) -> ErrorRecord:
+def _record(call: Run, error: BaseException, bounds: Bounds) -> ErrorRecord:
     """Return what the client hears of an error."""
     if isinstance(error, _TaskRaisedError):
         return _raised_by_task(call, error, bounds)
@@ -174,13 +173,13 @@ def _record(call: Run, error: BaseException, bounds: Bounds | None) -> ErrorReco
     return ErrorRecord("raised", report, report, type(error).__qualname__)
 
 
-def _raised_by_task(call: Run, error: _TaskRaisedError, bounds: Bounds | None) -> ErrorRecord:
+def _raised_by_task(call: Run, error: _TaskRaisedError, bounds: Bounds) -> ErrorRecord:
     is_own, function = _raised_in(error)
     if not is_own:
         if call.memory_bytes is not None and isinstance(error.cause, MemoryError):
             report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
             return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
-        if bounds is not None and (record := exceeded(error.cause, function, bounds)) is not None:
+        if (record := exceeded(error.cause, function, bounds)) is not None:
             return record
     return ErrorRecord("raised", *error.prepared.format_exception(error.cause))
 
@@ -260,12 +259,6 @@ def _limit_memory(memory_bytes: int | None, statm_fd: int) -> None:
     _set_limit(resource.RLIMIT_AS, addresses)
 
 
-def _limit_processor(cpu_s: float | None) -> None:
-    """Set how much processor time this process may use from now on; None takes the limit away."""
-    limit = resource.RLIM_INFINITY if cpu_s is None else int(time.process_time() + cpu_s) + 1
-    _set_limit(resource.RLIMIT_CPU, limit)
-
-
 def _set_limit(kind: int, limit: int) -> None:
     """Set a soft limit, where the hard one allows it; else that one holds."""
     _, hard = resource.getrlimit(kind)
@@ -304,12 +297,12 @@ class _Pipe:
                 view = view[os.write(self._fd, view) :]
 
 
-def main(requests_fd: int, results_fd: int, statm_fd: int, bounds: Bounds | None = None) -> None:
+def main(requests_fd: int, results_fd: int, statm_fd: int, bounds: Bounds) -> None:
     """Serve until the daemon closes the request pipe or ends this process.
 
     Args:
-        statm_fd: this process's /proc/self/statm; where it is confined there is no /proc to open it in.
-        bounds: which it is held to, where it is confined.
+        statm_fd: this process's /proc/self/statm: there is no /proc to open it in.
+        bounds: which it is held to.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold other people's arguments
     write = _Pipe(results_fd).write

@@ -38,10 +38,10 @@ from secfarm.run.birth import (
 from secfarm.run.confine import Plan, RefusedLayerError, confine, enter_inner, enter_outer, make_plan, survey
 from secfarm.run.pipe import encode_report
 from secfarm.run.profile import Bounds, ConfinementError, Layer, LayerState, Openings, check_layers
-from secfarm.run.role import Role
+from secfarm.run.role import ZYGOTE
 from secfarm.task.outcome import Done, ErrorRecord
 
-ROLE: Final = Role("zygote", "secfarm.run.zygote", ("control",), lists=None)
+ROLE: Final = ZYGOTE
 _REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
 _NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
 _STOPS_WITHIN_S: Final = 0.05

@@ -43,6 +43,25 @@ may = ["run"]
 ROLES: Final = ("gate", "keeper", "zygote")
 
 
+def assault(kernel: Kernel, attack: Attack, world: World) -> str | None:
+    """Run one attack through a kernel; return how it escaped, or None."""
+    within_s = SHORT_S if End.KILLED in attack.ends else DEADLINE_S
+    end = End.NOTHING
+    try:
+        if got := kernel.options(timeout_s=within_s).submit(attack.task, world.facts).result(DEADLINE_S):
+            return f"got {got!r:.200}"
+    except TaskTimeoutError:
+        end = End.KILLED
+    except WorkerLostError:
+        end = End.DIED
+    except ValueTransferError:
+        pass  # what it returned is no value
+    except TaskError as error:
+        if isinstance(error, ResourceExceededError) and error.kind == "":
+            return f"a limit without a name: {error}"
+    return None if end in attack.ends else end.value
+
+
 class Onslaught:
     """A server under attack by ada, which serves bob meanwhile. A context manager."""
 
@@ -63,21 +82,7 @@ class Onslaught:
 
     def assault(self, attack: Attack) -> str | None:
         """Run one attack; return how it escaped, or None."""
-        within_s = SHORT_S if End.KILLED in attack.ends else DEADLINE_S
-        end = End.NOTHING
-        try:
-            if got := self.ada.options(timeout_s=within_s).submit(attack.task, self.world.facts).result(DEADLINE_S):
-                return f"got {got!r:.200}"
-        except TaskTimeoutError:
-            end = End.KILLED
-        except WorkerLostError:
-            end = End.DIED
-        except ValueTransferError:
-            pass  # what it returned is no value
-        except TaskError as error:
-            if isinstance(error, ResourceExceededError) and error.kind == "":
-                return f"a limit without a name: {error}"
-        return None if end in attack.ends else end.value
+        return assault(self.ada, attack, self.world)
 
     def stands(self) -> None:
         """All roles are the same processes, canaries are untouched, a benign task answers, nothing was left running."""

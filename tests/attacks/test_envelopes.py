@@ -26,6 +26,7 @@ from secfarm.task.program import (
 )
 from secfarm.wire.messages import Submit
 from tests.daemon.site import ADA, BOB, EVE, Client, Serving, Site, client
+from tests.meeting import NETWORK, Notes, note
 
 MARK = "print"
 
@@ -37,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(folder)
     made.policy(
         '[[grant]]\nprincipals = ["ada"]\nmay = ["run", "call"]\nnames = ["operator.*", "json.*", "os.path.*"]\n'
-        "[grant.limits]\nwall_s = 1\n"
+        f"[grant.limits]\nwall_s = 1\n{NETWORK}"
         '[[grant]]\nprincipals = ["bob"]\nmay = ["run"]\n'
     )
     return made
@@ -50,15 +51,10 @@ def serving(site: Site) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def mark(tmp_path: Path) -> Iterator[Path]:
-    """The file that a task of an attack would make."""
-    path = tmp_path / "ran"
-    yield path
-    assert not path.exists()
-
-
-def touch(path: str) -> None:
-    open(path, "x").close()  # noqa: PTH123
+def mark(ran: Notes) -> Iterator[Notes]:
+    """Where a task of an attack would leave a note."""
+    yield ran
+    assert ran.lines() == []
 
 
 def refused(attacker: Client, wire: bytes, word: str = "refused") -> None:
@@ -79,13 +75,13 @@ def reason(site: Site) -> object:
 # --- whose signature ----------------------------------------------------------------------------------------------
 
 
-def test_a_flipped_byte_anywhere_in_an_envelope_refuses_it(site: Site, serving: Serving, mark: Path) -> None:
+def test_a_flipped_byte_anywhere_in_an_envelope_refuses_it(site: Site, serving: Serving, mark: Notes) -> None:
     """Every 23rd byte, and so every part of it: type, payload, key id, signature."""
     with client(serving, site) as ada:
-        length = len(ada.sealed(ada.batch(ada.task(touch, str(mark)))))
+        length = len(ada.sealed(ada.batch(ada.task(note, mark.port, 1))))
     for at in range(0, length, 23):
         ada = client(serving, site)
-        wire = bytearray(ada.sealed(ada.batch(ada.task(touch, str(mark)))))
+        wire = bytearray(ada.sealed(ada.batch(ada.task(note, mark.port, 1))))
         wire[at] ^= 0x20
         with ada:
             ada.send(Submit(bytes(wire)))
@@ -96,16 +92,16 @@ def test_a_flipped_byte_anywhere_in_an_envelope_refuses_it(site: Site, serving: 
     ("signer", "code"), [(EVE, "untrusted-key"), (BOB, "untrusted-key")], ids=["stranger", "other"]
 )
 def test_a_batch_that_somebody_else_signed_is_refused(
-    site: Site, serving: Serving, mark: Path, signer: object, code: str
+    site: Site, serving: Serving, mark: Notes, signer: object, code: str
 ) -> None:
     ada = client(serving, site)
-    refused(ada, ada.sealed(ada.batch(ada.task(touch, str(mark))), signer=signer))
+    refused(ada, ada.sealed(ada.batch(ada.task(note, mark.port, 1)), signer=signer))
     assert reason(site) == code
 
 
-def test_a_strangers_signature_under_our_key_id_is_refused(site: Site, serving: Serving, mark: Path) -> None:
+def test_a_strangers_signature_under_our_key_id_is_refused(site: Site, serving: Serving, mark: Notes) -> None:
     ada = client(serving, site)
-    forged = decode_envelope(ada.sealed(ada.batch(ada.task(touch, str(mark))), signer=EVE))
+    forged = decode_envelope(ada.sealed(ada.batch(ada.task(note, mark.port, 1)), signer=EVE))
     wire = encode_envelope(
         Envelope(forged.payload_type, forged.payload, (Signature(ADA.key_id, forged.signatures[0].value),))
     )
@@ -113,10 +109,10 @@ def test_a_strangers_signature_under_our_key_id_is_refused(site: Site, serving: 
     assert reason(site) == "bad-signature"
 
 
-def test_the_public_key_is_no_shared_secret(site: Site, serving: Serving, mark: Path) -> None:
+def test_the_public_key_is_no_shared_secret(site: Site, serving: Serving, mark: Notes) -> None:
     ada = client(serving, site)
     confused = SharedSecret("ada", ADA.public.raw)
-    wire = decode_envelope(ada.sealed(ada.batch(ada.task(touch, str(mark))), signer=confused))
+    wire = decode_envelope(ada.sealed(ada.batch(ada.task(note, mark.port, 1)), signer=confused))
     refused(
         ada,
         encode_envelope(Envelope(wire.payload_type, wire.payload, (Signature(ADA.key_id, wire.signatures[0].value),))),
@@ -124,17 +120,17 @@ def test_the_public_key_is_no_shared_secret(site: Site, serving: Serving, mark: 
     assert reason(site) == "bad-signature"
 
 
-def test_an_unsigned_envelope_is_refused(site: Site, serving: Serving, mark: Path) -> None:
+def test_an_unsigned_envelope_is_refused(site: Site, serving: Serving, mark: Notes) -> None:
     import msgspec
 
     ada = client(serving, site)
-    payload = decode_envelope(ada.sealed(ada.batch(ada.task(touch, str(mark)))))
+    payload = decode_envelope(ada.sealed(ada.batch(ada.task(note, mark.port, 1))))
     refused(ada, msgspec.msgpack.encode([payload.payload_type, payload.payload, []]), "protocol")
 
 
-def test_the_payload_of_a_batch_without_an_envelope_is_refused(site: Site, serving: Serving, mark: Path) -> None:
+def test_the_payload_of_a_batch_without_an_envelope_is_refused(site: Site, serving: Serving, mark: Notes) -> None:
     ada = client(serving, site)
-    refused(ada, decode_envelope(ada.sealed(ada.batch(ada.task(touch, str(mark))))).payload, "protocol")
+    refused(ada, decode_envelope(ada.sealed(ada.batch(ada.task(note, mark.port, 1)))).payload, "protocol")
 
 
 # --- when ---------------------------------------------------------------------------------------------------------
@@ -159,7 +155,7 @@ def test_a_key_out_of_its_time_or_use_gets_no_session(tmp_path: Path, line: str,
     assert ADA.key_id in str(record["reason"])
 
 
-def test_a_key_that_expires_in_the_middle_of_a_session_signs_nothing_more(tmp_path: Path, mark: Path) -> None:
+def test_a_key_that_expires_in_the_middle_of_a_session_signs_nothing_more(tmp_path: Path, mark: Notes) -> None:
     site = Site(tmp_path)
     site.allowed_signers(f'ada valid-before="20500101Z" {ADA.public.openssh()}\n')
     with Serving(site) as serving:
@@ -167,40 +163,38 @@ def test_a_key_that_expires_in_the_middle_of_a_session_signs_nothing_more(tmp_pa
         assert ada.run("builtins:abs", -1) == 1
         ada.outcomes.clear()
         serving.server.clock = lambda: 2_600_000_000.0  # 2052
-        refused(ada, ada.sealed(ada.batch(ada.task(touch, str(mark)))))
+        refused(ada, ada.sealed(ada.batch(ada.task(note, mark.port, 1))))
         assert reason(site) == "expired"
 
 
 # --- again, and elsewhere -----------------------------------------------------------------------------------------
 
 
-def test_a_replayed_batch_is_refused(site: Site, serving: Serving, tmp_path: Path) -> None:
-    path = tmp_path / "once"
+def test_a_replayed_batch_is_refused(site: Site, serving: Serving, ran: Notes) -> None:
     ada = client(serving, site)
-    one = ada.task(touch, str(path))
+    one = ada.task(note, ran.port, 1)
     wire = ada.sealed(ada.batch(one))
     ada.send(Submit(wire))
     assert ada.outcome(one[1].task_id).error is None
-    path.unlink()
     ada.outcomes.clear()
     refused(ada, wire)
     assert reason(site) == "replayed"
-    assert not path.exists()
+    assert ran.numbers() == [1]
 
 
-def test_a_reordered_batch_is_refused(site: Site, serving: Serving, mark: Path) -> None:
+def test_a_reordered_batch_is_refused(site: Site, serving: Serving, mark: Notes) -> None:
     ada = client(serving, site)
-    first = ada.sealed(ada.batch(ada.task(touch, str(mark)), sequence=1))
+    first = ada.sealed(ada.batch(ada.task(note, mark.port, 1), sequence=1))
     ada.send(Submit(ada.sealed(Batch(BATCH_VERSION, 2))))
     refused(ada, first)
     assert reason(site) == "replayed"
 
 
 def test_an_envelope_of_another_session_is_refused_even_with_its_label_changed(
-    site: Site, serving: Serving, mark: Path
+    site: Site, serving: Serving, mark: Notes
 ) -> None:
     with client(serving, site) as other:
-        stolen = other.sealed(other.batch(other.task(touch, str(mark))))
+        stolen = other.sealed(other.batch(other.task(note, mark.port, 1)))
     refused(client(serving, site), stolen)
     assert reason(site) == "wrong-audience"
     ada = client(serving, site)
@@ -352,10 +346,10 @@ def test_a_malformed_program_refuses_the_batch(site: Site, serving: Serving, tex
 
 
 def test_a_program_whose_text_is_more_than_one_function_runs_nothing_of_it(
-    site: Site, serving: Serving, mark: Path
+    site: Site, serving: Serving, mark: Notes
 ) -> None:
     """Statements beside the function, a decorator, a default and an annotation that would run when it is defined."""
-    bad = f"open({str(mark)!r}, 'x')"
+    bad = f"__import__('socket').create_connection(('127.0.0.1', {mark.port}))"
     texts = [
         f"def f(): pass\n{bad}",
         f"@{bad}\ndef f(): pass",

@@ -19,7 +19,7 @@ from secfarm.trust.store import TrustStore
 from secfarm.wire.messages import Submit
 from tests.daemon.memory import forms, memory_of
 from tests.daemon.site import EVE, Client, ServerProcess, Serving, Site, client, secret_client
-from tests.run.team import Hold, hold
+from tests.meeting import Gate, pass_gate
 
 SEED = bytes(range(100, 132))
 SECRET = bytes(range(60, 92)) + b"tail"
@@ -108,14 +108,13 @@ def test_no_log_and_no_record_shows_a_secret_or_an_argument(site: Site, log: pyt
     and Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() not in "01",
     reason="this system lets nobody but root read the memory of another process",
 )
-def test_no_worker_has_key_material_in_its_memory(site: Site, tmp_path: Path) -> None:
+def test_no_worker_has_key_material_in_its_memory(site: Site, gate: Gate) -> None:
     """Searched for as bytes; the server itself, where they must be, is what proves the search."""
     site.config(secrets=["cy.secret"])
-    held = Hold(tmp_path)
     secrets = [site.key.reveal_seed(), site.secret.reveal_secret()]
     with ServerProcess(site) as server, client(server, site) as ada:
-        ada.submit(ada.task(hold, *held.args))
-        worker = held.begins_now()
+        ada.submit(ada.task(pass_gate, *gate.arguments(0)))
+        worker = gate.next()
         found = [any(secret in region for region in memory_of(server.process.pid)) for secret in secrets]
         assert found == [True, True]
         for region in memory_of(worker):
@@ -124,8 +123,7 @@ def test_no_worker_has_key_material_in_its_memory(site: Site, tmp_path: Path) ->
                     assert form not in region
         assert Path(f"/proc/{worker}/environ").read_bytes() == b""
         assert_hidden(Path(f"/proc/{worker}/cmdline").read_bytes(), *secrets)
-        held.let_go()
-    held.close()
+        gate.open()
     assert server.stderr.read_text() == ""
 
 

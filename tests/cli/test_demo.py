@@ -11,8 +11,8 @@ from tests.cli.conftest import Secfarm
 def test_every_claim_is_checked_and_shown(secfarm: Secfarm) -> None:
     done = secfarm("demo", "--files", "30")
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ("30 files", "a local run gives the same answer", "0 refused", 'code="bad-signature"',
-                  'code="replayed"', "both chains whole"):  # fmt: skip
+    for words in ("30 files", "confined by the profile full", "a local run gives the same answer", "0 refused",
+                  'code="bad-signature"', 'code="replayed"', "both chains whole"):  # fmt: skip
         assert words in done.stdout
 
 

@@ -19,7 +19,7 @@ def test_a_fresh_user_gets_warnings_and_status_0(secfarm: Secfarm, tmp_path: Pat
     done = secfarm("doctor", "--json", env={"XDG_CONFIG_HOME": str(tmp_path)})
     found = findings(done.stdout)
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
-    assert {found[name]["level"] for name in ("python", "tls", "unix socket", "worker")} == {"ok"}
+    assert {found[name]["level"] for name in ("python", "tls", "unix socket", "confinement")} == {"ok"}
     assert {"cryptography", "msgspec", "click"} <= found.keys()
     assert found["key"]["level"] == "warn"
     assert "keygen" in found["key"]["remedy"]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.site import Serving, Site
-from tests.run.team import Hold
 
 
 @pytest.fixture
@@ -21,10 +20,3 @@ def serving(site: Site) -> Iterator[Serving]:
     """A server in this process; that nothing broke in its loop is checked at the end."""
     with Serving(site) as running:
         yield running
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[Hold]:
-    gate = Hold(tmp_path)
-    yield gate
-    gate.close()

@@ -43,15 +43,16 @@ from secfarm.wire.messages import (
     Submit,
 )
 from secfarm.wire.session import Session
+from tests.meeting import NETWORK
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_S: Final = 20.0
-POLICY: Final = """\
+POLICY: Final = f"""\
 [[grant]]
 principals = ["ada", "bob"]
 may = ["run", "call", "broadcast", "kill", "admin"]
 names = ["*"]
-"""
+{NETWORK}"""
 ADA: Final = SigningKey.from_seed(b"\x01" * 32)
 BOB: Final = SigningKey.from_seed(b"\x02" * 32)
 _sources: Final = itertools.count()
@@ -224,7 +225,7 @@ class ServerProcess:
                 [
                     sys.executable,
                     "-m",
-                    "secfarm.daemon.process",
+                    "secfarm.daemon.alone",
                     site.folder / "config.toml",
                     str(lifeline),
                     str(answer),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -18,7 +17,7 @@ from secfarm.task import codec
 from secfarm.task.payload import Cancel, EndServer, Kill, Status, TakeBack
 from secfarm.wire.messages import Goodbyes, OrderResult, Results, Workers
 from tests.daemon.site import ADA, BOB, Client, ServerProcess, Serving, Site, client, secret_client
-from tests.run.team import Hold, hold
+from tests.meeting import NETWORK, Gate, Notes, mark_process, note, pass_gate
 
 # --- serving ------------------------------------------------------------------------------------------------------
 
@@ -44,8 +43,8 @@ def test_several_addresses_serve_the_same_server(site: Site) -> None:
 
 def test_tasks_of_two_principals_run_in_processes_of_their_own(site: Site, serving: Serving) -> None:
     with client(serving, site) as ada, client(serving, site, BOB) as bob:
-        pids = [one.run(os.getpid) for one in (ada, bob, ada, bob)]
-    assert len({pids[0], pids[2]} & {pids[1], pids[3]}) == 0
+        marks = [one.run(mark_process) for one in (ada, bob, ada, bob)]
+    assert len({marks[0], marks[2]} & {marks[1], marks[3]}) == 0
 
 
 # --- policy -------------------------------------------------------------------------------------------------------
@@ -95,13 +94,13 @@ def test_a_principal_without_a_grant_may_connect_and_nothing_more(site: Site) ->
         assert ada.outcome(one[1].task_id).error.code == "refused"
 
 
-def test_limits_of_the_grant_bound_what_is_asked(site: Site, held: Hold) -> None:
+def test_limits_of_the_grant_bound_what_is_asked(site: Site, gate: Gate) -> None:
     site.policy(
         '[[grant]]\nprincipals = ["ada"]\nmay = ["run"]\n[grant.limits]\nwall_s = 0.1\ntasks = 2\noutput_bytes = 5\n'
-        "memory_bytes = 50_000_000\n"
+        f"memory_bytes = 50_000_000\n{NETWORK}"
     )
     with Serving(site) as serving, client(serving, site) as ada:
-        calls = [ada.task(hold, *held.args, timeout_s=1000.0) for _ in range(3)]
+        calls = [ada.task(pass_gate, *gate.arguments(0), timeout_s=1000.0) for _ in range(3)]
         ada.submit(*calls)
         codes = sorted(ada.outcome(call.task_id).error.code for _, call in calls)
         assert codes == ["refused", "timeout", "timeout"]
@@ -120,77 +119,77 @@ def test_limits_of_the_grant_bound_what_is_asked(site: Site, held: Hold) -> None
 
 
 def test_a_result_waits_for_a_client_whose_connection_broke_and_is_given_once(
-    site: Site, serving: Serving, held: Hold
+    site: Site, serving: Serving, gate: Gate
 ) -> None:
     ada = client(serving, site)
-    one = ada.task(hold, *held.args, task_id=b"t" * 16)
+    one = ada.task(pass_gate, *gate.arguments(0), task_id=b"t" * 16)
     ada.submit(one)
-    pid = held.begins_now()
+    gate.next()
     ada.cut()
     serving.until(lambda: not serving.server.sessions)
-    held.let_go()
+    gate.open()
     serving.until(lambda: serving.server.tasks.find("ada", b"t" * 16).done is not None)
     with client(serving, site) as again:
-        again.submit(again.task(hold, *held.args, task_id=b"t" * 16))
-        assert codec.decode(again.outcome(b"t" * 16).value) == pid
+        again.submit(again.task(pass_gate, *gate.arguments(0), task_id=b"t" * 16))
+        assert codec.decode(again.outcome(b"t" * 16).value) == 0
         again.acknowledge()
         serving.until(lambda: len(serving.server.tasks) == 0)
-    assert not held.has_begun()
+    assert not gate.has_come()
 
 
-def test_a_running_task_is_told_to_the_session_that_asks_for_it_again(site: Site, serving: Serving, held: Hold) -> None:
+def test_a_running_task_is_told_to_the_session_that_asks_for_it_again(site: Site, serving: Serving, gate: Gate) -> None:
     ada = client(serving, site)
-    ada.submit(ada.task(hold, *held.args, task_id=b"t" * 16))
-    pid = held.begins_now()
+    ada.submit(ada.task(pass_gate, *gate.arguments(0), task_id=b"t" * 16))
+    gate.next()
     ada.cut()
     serving.until(lambda: not serving.server.sessions)
     with client(serving, site) as again:
-        again.submit(again.task(hold, *held.args, task_id=b"t" * 16))
+        again.submit(again.task(pass_gate, *gate.arguments(0), task_id=b"t" * 16))
         assert again.order(Cancel(1, ())).error is None  # the batch before it was taken
-        held.let_go()
-        assert codec.decode(again.outcome(b"t" * 16).value) == pid
+        gate.open()
+        assert codec.decode(again.outcome(b"t" * 16).value) == 0
 
 
 def test_tasks_are_taken_over_from_a_session_that_is_dead_without_our_knowing(
-    site: Site, serving: Serving, held: Hold
+    site: Site, serving: Serving, gate: Gate
 ) -> None:
     """The client sees the break first and asks again in a new session; then the old connection ends."""
     old = client(serving, site)
     running, waiting = (
-        (lambda one: one.task(hold, *held.args, task_id=b"r" * 16)),
+        (lambda one: one.task(pass_gate, *gate.arguments(0), task_id=b"r" * 16)),
         (lambda one: one.task("builtins:abs", -5, task_id=b"w" * 16)),
     )
     old.submit(running(old), waiting(old))
-    pid = held.begins_now()
+    gate.next()
     with client(serving, site) as new:
         new.submit(running(new), waiting(new))
         assert new.order(Cancel(1, ())).error is None
         old.cut()
         serving.until(lambda: len(serving.server.sessions) == 1)
-        held.let_go()
-        assert codec.decode(new.outcome(b"r" * 16).value) == pid
+        gate.open()
+        assert codec.decode(new.outcome(b"r" * 16).value) == 0
         assert codec.decode(new.outcome(b"w" * 16).value) == 5
-    assert not held.has_begun()
+    assert not gate.has_come()
 
 
 def test_what_had_not_begun_when_the_connection_broke_is_run_when_it_is_asked_for_again(
-    site: Site, serving: Serving, held: Hold
+    site: Site, serving: Serving, gate: Gate
 ) -> None:
     ada = client(serving, site)
-    ada.submit(ada.task(hold, *held.args), ada.task("builtins:abs", -5, task_id=b"w" * 16))
-    held.begins_now()
+    ada.submit(ada.task(pass_gate, *gate.arguments(0)), ada.task("builtins:abs", -5, task_id=b"w" * 16))
+    gate.next()
     ada.cut()
     serving.until(lambda: not serving.server.sessions)
     assert serving.call(lambda: serving.server.tasks.find("ada", b"w" * 16)) is None
-    held.let_go()
+    gate.open()
     with client(serving, site) as again:
         assert again.run("builtins:abs", -5, task_id=b"w" * 16) == 5
 
 
-def test_a_goodbye_ends_everything_of_the_session(site: Site, serving: Serving, held: Hold) -> None:
+def test_a_goodbye_ends_everything_of_the_session(site: Site, serving: Serving, gate: Gate) -> None:
     with client(serving, site) as ada:
-        ada.submit(ada.task(hold, *held.args))
-        pid = held.begins_now()
+        ada.submit(ada.task(pass_gate, *gate.arguments(0)))
+        pid = gate.next()
         ada.session.close(Goodbyes.DONE)
         ada.flush()
         ada.goodbye()
@@ -198,26 +197,24 @@ def test_a_goodbye_ends_everything_of_the_session(site: Site, serving: Serving, 
     assert serving.call(lambda: len(serving.server.tasks)) == 0
 
 
-def test_another_principal_finds_neither_the_result_nor_the_task(site: Site, held: Hold) -> None:
+def test_another_principal_finds_neither_the_result_nor_the_task(site: Site, gate: Gate) -> None:
     site.config(workers=2)
     with Serving(site) as serving, client(serving, site) as ada, client(serving, site, BOB) as bob:
-        ada.submit(ada.task(hold, *held.args, task_id=b"t" * 16))
-        pid = held.begins_now()
+        ada.submit(ada.task(pass_gate, *gate.arguments(0), task_id=b"t" * 16))
+        gate.next()
         assert msgspec.msgpack.decode(bob.order(Cancel(1, (b"t" * 16,))).value) == []
         assert msgspec.msgpack.decode(bob.order(Kill(2, "default")).value) == 0
-        with contextlib.closing(Hold(site.folder)) as gate:
-            gate.let_go()
-            assert bob.run(hold, *gate.args, task_id=b"t" * 16) != pid
-        held.let_go()
-        assert codec.decode(ada.outcome(b"t" * 16).value) == pid
+        assert bob.run("builtins:abs", -1, task_id=b"t" * 16) == 1
+        gate.open()
+        assert codec.decode(ada.outcome(b"t" * 16).value) == 0
 
 
-def test_a_task_that_is_cancelled_has_one_outcome(site: Site, serving: Serving, held: Hold) -> None:
+def test_a_task_that_is_cancelled_has_one_outcome(site: Site, serving: Serving, gate: Gate) -> None:
     with client(serving, site) as ada:
-        running = ada.task(hold, *held.args)
+        running = ada.task(pass_gate, *gate.arguments(0))
         waiting = ada.task("builtins:abs", -1)
         ada.submit(running, waiting)
-        held.begins_now()
+        gate.next()
         ids = [call.task_id for _, call in (running, waiting)]
         assert msgspec.msgpack.decode(ada.order(Cancel(1, tuple(ids))).value) == ids
         assert [ada.outcome(one).error.code for one in ids] == ["killed", "killed"]
@@ -226,34 +223,34 @@ def test_a_task_that_is_cancelled_has_one_outcome(site: Site, serving: Serving, 
         assert len(told) == len(set(told)) == 3
 
 
-def test_what_has_not_begun_is_given_back_and_what_runs_stays(site: Site, serving: Serving, held: Hold) -> None:
+def test_what_has_not_begun_is_given_back_and_what_runs_stays(site: Site, serving: Serving, gate: Gate) -> None:
     """It has no outcome then, and may be submitted again; nobody gives back what is another session's."""
     with client(serving, site) as ada, client(serving, site) as other:
-        running = [ada.task(hold, *held.args) for _ in range(serving.server.pool.size)]
+        running = [ada.task(pass_gate, *gate.arguments(0)) for _ in range(serving.server.pool.size)]
         waiting = [ada.task("builtins:abs", -number) for number in range(1, 20)]
         ada.submit(*running, *waiting)
         for _ in running:
-            held.begins_now()
+            gate.next()
         ids = tuple(call.task_id for _, call in (*running, *waiting))
         assert msgspec.msgpack.decode(other.order(TakeBack(1, ids)).value) == []
         given_back = msgspec.msgpack.decode(ada.order(TakeBack(1, (*ids, b"x" * 16))).value)
         assert sorted(given_back) == sorted(call.task_id for _, call in waiting)
         assert msgspec.msgpack.decode(ada.order(TakeBack(2, ids)).value) == []
         ada.submit(waiting[0])
-        held.let_go(len(running))
+        gate.open(len(running))
         for _, call in (*running, waiting[0]):
             assert ada.outcome(call.task_id).error is None
         told = [outcome.task_id for one in ada.heard if isinstance(one, Results) for outcome in one.outcomes]
         assert len(told) == len(running) + 1
 
 
-def test_a_cancelled_broadcast_has_one_outcome(site: Site, serving: Serving, held: Hold) -> None:
+def test_a_cancelled_broadcast_has_one_outcome(site: Site, serving: Serving, gate: Gate) -> None:
     with client(serving, site) as ada:
-        one = ada.task(hold, *held.args, broadcast=True)
+        one = ada.task(pass_gate, *gate.arguments(0), broadcast=True)
         ada.submit(one)
-        held.begins_now()
+        gate.next()
         ada.order(Cancel(1, (one[1].task_id,)))
-        held.let_go()
+        gate.open()
         assert ada.run("builtins:abs", -2) == 2
         told = [outcome.task_id for one in ada.heard if isinstance(one, Results) for outcome in one.outcomes]
         assert len(told) == len(set(told)) == 2
@@ -314,18 +311,17 @@ def test_refused_clients_and_batches_are_records_too(site: Site, serving: Servin
     assert (refused["principal"], refused["code"]) == ("ada", "untrusted-key")
 
 
-def test_without_room_for_records_nothing_runs_and_the_server_ends(site: Site, tmp_path: Path) -> None:
+def test_without_room_for_records_nothing_runs_and_the_server_ends(site: Site, ran: Notes) -> None:
     """The file may not grow any more: the next batch is refused, and so is everything after it."""
-    marker = tmp_path / "ran"
     with Serving(site) as serving, client(serving, site) as ada:
         assert ada.run("builtins:abs", -1) == 1
         full = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
         serving.call(lambda: os.dup2(full, serving.server._audit._descriptor, inheritable=False))
         os.close(full)
-        ada.submit(ada.task(lambda path: open(path, "w").close(), str(marker)))  # noqa: PTH123
+        ada.submit(ada.task(note, ran.port, 1))
         assert ada.goodbye().code == "error"
         serving.wait()
-    assert not marker.exists()
+    assert ran.lines() == []
     verify_log(site.folder / "audit.jsonl")
 
 
@@ -343,24 +339,24 @@ def test_end_server_lets_sessions_finish_and_takes_no_new_ones(site: Site) -> No
     assert site.audit[-1]["event"] == "ended"
 
 
-def test_a_drained_server_finishes_what_it_accepted_and_takes_nothing_more(site: Site, held: Hold) -> None:
+def test_a_drained_server_finishes_what_it_accepted_and_takes_nothing_more(site: Site, gate: Gate) -> None:
     """Large results too: it leaves when the client has them."""
 
-    def hold_then(began: str, release: str, size: int) -> bytes:
-        hold(began, release)
+    def hold_then(host: str, port: int, size: int) -> bytes:
+        pass_gate(host, port, 0)
         return bytes(size)
 
     with Serving(site) as serving, client(serving, site) as ada:
-        one = ada.task(hold_then, *held.args, 20 * INLINE_BYTES)
+        one = ada.task(hold_then, *gate.arguments(0)[:2], 20 * INLINE_BYTES)
         ada.submit(one)
-        held.begins_now()
+        gate.next()
         serving.call(serving.server.drain)
         while not any(isinstance(message, Workers) for message in ada.heard):
             ada.read()
         late = ada.task("builtins:abs", -1)
         ada.submit(late)
         assert ada.order(Cancel(7, ())).error is None  # the batch before it was looked at
-        held.let_go()
+        gate.open()
         outcome = ada.outcome(one[1].task_id)
         assert outcome.value.size_bytes > 20 * INLINE_BYTES
         received = 0
@@ -376,15 +372,15 @@ def test_a_drained_server_finishes_what_it_accepted_and_takes_nothing_more(site:
     assert site.audit[-1]["event"] == "ended"
 
 
-def test_sigterm_drains_and_the_second_one_ends(site: Site, held: Hold) -> None:
+def test_sigterm_drains_and_the_second_one_ends(site: Site, gate: Gate) -> None:
     with ServerProcess(site) as server, client(server, site) as ada:
-        one = ada.task(hold, *held.args)
+        one = ada.task(pass_gate, *gate.arguments(0))
         ada.submit(one)
-        held.begins_now()
+        gate.next()
         server.signal(signal.SIGTERM)
         while not any(isinstance(message, Workers) for message in ada.heard):
             ada.read()
-        held.let_go()
+        gate.open()
         assert ada.outcome(one[1].task_id).error is None
         ada.acknowledge()
         assert ada.goodbye().code == "shutdown"
@@ -392,8 +388,8 @@ def test_sigterm_drains_and_the_second_one_ends(site: Site, held: Hold) -> None:
         assert server.wait() == 0
         assert server.stderr.read_text() == ""
     with ServerProcess(site) as server, client(server, site) as ada:
-        ada.submit(ada.task(hold, *held.args))
-        pid = held.begins_now()
+        ada.submit(ada.task(pass_gate, *gate.arguments(0)))
+        pid = gate.next()
         for _ in range(2):
             server.signal(signal.SIGTERM)
             while not any(isinstance(message, Workers) for message in ada.heard):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from secfarm import start_server
+from secfarm.auth import Ed25519AuthServer, SharedSecretAuth
 from secfarm.disk.config import load_server_config
+from secfarm.disk.keyfile import create_secret
 from secfarm.errors import ConfigError, KernelError, KeyFileError, SecfarmError, TrustFileError, VerifyError
-from secfarm.run.cradle import _BOOT
-from tests.daemon.site import ADA, Client, ServerProcess, Serving, Site, client
+from secfarm.run.nursery import Nursery
+from secfarm.run.profile import FULL, PROFILES, ConfinementError, Layer
+from secfarm.run.role import _BOOT
+from tests.daemon.site import ADA, POLICY, ROOT, Client, ServerProcess, Serving, Site, client
+from tests.farm.farms import below, children, gone, until
 
 
 @pytest.mark.parametrize(
@@ -117,15 +126,15 @@ def _is_ours(pid: str) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return f"PPid:\t{os.getpid()}\n" in status and b"secfarm.run.worker" in command
+    return f"PPid:\t{os.getpid()}\n" in status and b"secfarm.run.zygote" in command
 
 
 def test_workers_that_do_not_start_are_an_error_and_no_endless_loop(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secfarm.run.cradle._BOOT", "raise SystemExit(7)")
+    monkeypatch.setattr("secfarm.run.role._BOOT", "raise SystemExit(7)")
     assert _BOOT
-    with pytest.raises(KernelError, match="status 7"):
+    with pytest.raises(KernelError, match="the zygote ended"):
         Serving(site)
 
 
@@ -139,3 +148,84 @@ def test_a_unix_socket_is_ours_alone(site: Site) -> None:
 
 def test_without_listen_a_server_is_on_loopback_only(site: Site) -> None:
     assert [str(one) for one in load_server_config(site.config(listen=None), {}).listen] == ["127.0.0.1:7419"]
+
+
+# --- confinement --------------------------------------------------------------------------------------------------
+
+
+def test_a_server_out_of_whose_workers_one_can_escape_does_not_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILES, "full", FULL.without(Layer.WRITE_XOR_EXECUTE))
+    with pytest.raises(ConfinementError, match="could make memory for code"):
+        Serving(site)
+
+
+@pytest.mark.parametrize("shown", ["key", "cy.secret", "dee.secret", "state", "audit.jsonl", "policy.toml", "."])
+def test_a_server_whose_tasks_could_read_what_it_keeps_does_not_start(site: Site, shown: str) -> None:
+    create_secret(site.folder / "dee.secret", "dee")
+    (site.folder / "state").mkdir()
+    (site.folder / "audit.jsonl").touch(0o600)
+    site.config(secrets=["cy.secret", "dee.secret"])
+    site.policy(f'{POLICY}read = ["{(site.folder / shown).resolve()}"]\n')
+    with pytest.raises(ConfinementError, match="could be read by tasks"):
+        Serving(site)
+
+
+@pytest.mark.parametrize("name", ["key", "cy.secret", "secfarm"])
+def test_what_is_not_named_by_the_configuration_is_hidden_too(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Files that `auth` names, and the state directory where it is by default."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    if name != "secfarm":
+        shutil.copy(site.folder / name, tmp_path)
+    auths = {"key": Ed25519AuthServer(tmp_path / name), "cy.secret": SharedSecretAuth(tmp_path / name)}
+    site.policy(f'{POLICY}read = ["{tmp_path / name}"]\n')
+    (tmp_path / "secfarm").mkdir(mode=0o700)
+    with pytest.raises(ConfinementError, match="could be read by tasks"):
+        start_server(port=0, background=True, config=site.config(state=None), auth=auths.get(name))
+
+
+def test_a_server_in_the_background_that_does_not_start_leaves_no_process(site: Site) -> None:
+    """One of its two zygotes is not ready when the other turns out to be impossible."""
+    site.policy(POLICY + '[[grant]]\nprincipals = ["cy"]\nmay = ["run"]\n[grant.confine]\nread = ["/dev/null"]\n')
+    before = children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secfarm.run.sealed.probe", _refuse_the_network)
+        with pytest.raises(ConfinementError, match="not here"):
+            start_server(port=0, background=True, config=site.folder / "config.toml")
+    assert children() == before
+
+
+def _refuse_the_network(nursery: Nursery) -> None:
+    if nursery.openings.network:
+        raise ConfinementError("not here")
+    until(lambda: not nursery.is_open, "the server gives it up")
+
+
+# --- sudden ends ----------------------------------------------------------------------------------------------------
+
+_OWNER = """
+import sys
+from secfarm import start_server
+with start_server(port=0, background=True, config=sys.argv[1]):
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["-c", _OWNER], ["-m", "secfarm", "serve", "--stdio", "-c"]], ids=["thread", "stdio"]
+)
+def test_nothing_is_left_of_a_server_that_is_killed(site: Site, words: list[str]) -> None:
+    """Nobody is there to end its zygote, which sees that its server is gone."""
+    with subprocess.Popen(
+        [sys.executable, *words, site.folder / "config.toml"],
+        env={"PYTHONPATH": str(ROOT), "HOME": str(site.folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:
+        until(lambda: len(below(server.pid)) >= 4, "both processes of a zygote, and a worker")
+        pids = below(server.pid)
+        server.kill()
+        gone(pids)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from secfarm import Kernel, set_kernel
-from tests.farm.farms import WAYS, Daemon, Gate
+from tests.farm.farms import WAYS, Daemon
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +67,6 @@ def one_daemon(daemon_of: Callable[[str], Daemon]) -> Daemon:
 def one_kernel(kernel_of: Callable[[str], Kernel]) -> Kernel:
     """Where the way makes no difference."""
     return kernel_of(WAYS[0])
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.close()
 
 
 @pytest.fixture(autouse=True)

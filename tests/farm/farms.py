@@ -1,6 +1,6 @@
-"""Real servers for the tests of the client: processes that can be killed and started again, gates, counters.
+"""Real servers for the tests of the client: processes that can be killed and started again.
 
-Tasks and tests meet at named pipes and in files opened with O_APPEND: nothing here waits for time to pass.
+Their tasks may use the network, which is how they meet the test: tests/meeting.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from secfarm.disk.keyfile import create_secret, create_signing_key
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm
 from tests.farm.proxy import WAIT_S, Proxy
+from tests.meeting import NETWORK
 
 ROOT: Final = Path(__file__).parents[2]
 WAYS: Final = ("tcp-ed25519", "unix-ed25519", "tcp-secret", "unix-secret", "dialin-ed25519", "dialin-secret")
@@ -37,7 +38,7 @@ POLICY: Final = f"""\
 principals = ["{PRINCIPAL}"]
 may = ["run", "call", "broadcast", "kill", "admin"]
 names = ["*"]
-"""
+{NETWORK}"""
 
 
 class Daemon:
@@ -118,7 +119,7 @@ class Daemon:
                 sys.executable,
                 "-P",
                 "-m",
-                "secfarm.daemon.process",
+                "secfarm.daemon.alone",
                 self.folder / "config.toml",
                 f"{lifeline}",
                 f"{answer}",
@@ -221,81 +222,6 @@ def allow(first: Daemon, second: Daemon) -> None:
     second.start()
 
 
-# --- gates: tasks that stop until they are let through ------------------------------------------------------------
-
-
-def pass_gate(started: str, go: str, tag: object) -> object:
-    """Say that we run, as which process, and go on when we may. A task."""
-    import os
-
-    fd = os.open(started, os.O_WRONLY)
-    os.write(fd, f"{tag} {os.getpid()}\n".encode())
-    os.close(fd)
-    fd = os.open(go, os.O_RDONLY)
-    os.read(fd, 1)
-    os.close(fd)
-    return tag
-
-
-class Gate:
-    """A place where tasks wait for the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._started, self._go = str(folder / "started"), str(folder / "go")
-        os.mkfifo(self._started)
-        os.mkfifo(self._go)
-        # Open for both, so that neither side ever waits for the other to open its end.
-        self._started_fd, self._go_fd = (os.open(path, os.O_RDWR) for path in (self._started, self._go))
-        self._lines = b""
-
-    def arguments(self, tag: object) -> tuple[str, str, object]:
-        """What `pass_gate` wants."""
-        return self._started, self._go, tag
-
-    def hold(self, kernel: Kernel, tag: object = 0) -> Future[object]:
-        """Submit a task that stops at the gate; its result is `tag`."""
-        return kernel.submit(pass_gate, *self.arguments(tag))
-
-    def wait(self, count: int = 1) -> list[tuple[str, int]]:
-        """Wait until `count` more tasks stand at the gate; return the tag and the process id of each."""
-        deadline_s = time.monotonic() + WAIT_S
-        while self._lines.count(b"\n") < count:
-            readable, _, _ = select.select([self._started_fd], [], [], max(0.0, deadline_s - time.monotonic()))
-            assert readable, f"{self._lines.count(10)} of {count} tasks came to the gate"
-            self._lines += os.read(self._started_fd, 4096)
-        *lines, self._lines = self._lines.split(b"\n", count)
-        return [(tag, int(pid)) for tag, pid in (line.decode().rsplit(" ", 1) for line in lines)]
-
-    def open(self, count: int = 1) -> None:
-        """Let `count` tasks through, those that come later included."""
-        os.write(self._go_fd, b"." * count)
-
-    def close(self) -> None:
-        """Let everybody through and forget the gate."""
-        self.open(1000)
-        os.close(self._started_fd)
-        os.close(self._go_fd)
-
-
-# --- counting -----------------------------------------------------------------------------------------------------
-
-
-def note(path: str, line: object) -> object:
-    """Leave a line in a file and return it. A task."""
-    import os
-
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, f"{line}\n".encode())
-    os.close(fd)
-    return line
-
-
-def notes(path: Path) -> list[int]:
-    """Return the numbers that tasks have left."""
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
 # --- waiting ------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +232,20 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, f"never: {what}"
         never.wait(0.002)
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """Process ids of the children of a process, none if it has gone."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def below(pid: int) -> list[int]:
+    """A process and all that came of it."""
+    return [pid, *(one for child in children(pid) for one in below(child))]
 
 
 def gone(pids: Iterable[int]) -> None:

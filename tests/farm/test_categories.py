@@ -17,7 +17,8 @@ from secfarm import (
     task_category,
     use_kernel,
 )
-from tests.farm.farms import Daemon, Gate, pass_gate
+from tests.farm.farms import Daemon
+from tests.meeting import Gate, pass_gate
 
 READ_ONLY = '[[grant]]\nprincipals = ["*"]\nmay = ["run"]\n'
 

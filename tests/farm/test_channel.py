@@ -22,7 +22,8 @@ from secfarm import (
     use_kernel,
 )
 from secfarm.farm.channel import Channel, do_fast_receives
-from tests.farm.farms import WAIT_S, Gate, pass_gate
+from tests.farm.farms import WAIT_S
+from tests.meeting import Gate, pass_gate
 
 
 def square(x):

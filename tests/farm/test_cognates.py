@@ -33,7 +33,8 @@ from secfarm import (
     set_kernel,
     task_from_source,
 )
-from tests.farm.farms import POLICY, WAIT_S, Daemon, Gate, gone, note, notes, pass_gate, until
+from tests.farm.farms import POLICY, WAIT_S, Daemon, gone, until
+from tests.meeting import note, pass_gate
 
 
 @deftask
@@ -178,10 +179,10 @@ def test_pmap_into_changes_nothing_when_a_part_fails() -> None:
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
-def test_pmapc_and_pmapl_return_the_first_sequence(tmp_path) -> None:
+def test_pmapc_and_pmapl_return_the_first_sequence(ran) -> None:
     first = (1, 2, 3)
-    assert pmapc(note, [str(tmp_path / "ran")] * 3, first) == [str(tmp_path / "ran")] * 3
-    assert sorted(notes(tmp_path / "ran")) == [1, 2, 3]
+    assert pmapc(note, [ran.port] * 3, first) == [ran.port] * 3
+    assert sorted(ran.numbers()) == [1, 2, 3]
     assert pmapc(add, first, [4]) is first
     assert pmapl(add, first, size=0) is first
     assert pmapl(len, first) is first
@@ -208,10 +209,10 @@ def test_pmapcan_and_pmapcon_join_the_results() -> None:
     assert pmapcon(lambda tail: tail, [1, 2, 3]) == [1, 2, 3, 2, 3, 3]
 
 
-def test_pdotimes_counts(tmp_path) -> None:
-    file = str(tmp_path / "ran")
+def test_pdotimes_counts(ran) -> None:
+    file = ran.port
     assert pdotimes(20, lambda i: note(file, i)) is None
-    assert sorted(notes(tmp_path / "ran")) == list(range(20))
+    assert sorted(ran.numbers()) == list(range(20))
     assert pdotimes(0, add) is None
     assert pdotimes(-1, add) is None
 
@@ -232,19 +233,16 @@ def test_pand_and_por_are_and_and_or() -> None:
 
 
 @pytest.mark.parametrize(("either", "value"), [(pand, 0), (por, 1)])
-def test_pand_and_por_wait_for_nobody_once_they_know_and_kill_the_rest(gate, tmp_path, either, value) -> None:
-    (tmp_path / "other").mkdir()
-    other = Gate(tmp_path / "other")
-    held, decides = gate.arguments(not value), other.arguments(value)
+def test_pand_and_por_wait_for_nobody_once_they_know_and_kill_the_rest(gate, other_gate, either, value) -> None:
+    held, decides = gate.arguments(not value), other_gate.arguments(value)
     answered = []
     ask = lambda: answered.append(either(lambda: pass_gate(*held), lambda: pass_gate(*decides)))
     thread = threading.Thread(target=ask)
     thread.start()
-    ((_, pid),) = gate.wait()
-    other.wait()
-    other.open()
+    pid = gate.next()
+    other_gate.wait()
+    other_gate.open()
     thread.join(WAIT_S)
-    other.close()
     assert answered == [value]
     gone([pid])
 
@@ -282,19 +280,17 @@ def test_of_errors_in_one_part_the_first_counts() -> None:
         pmapcar(lambda x: {}[x], ["first", "second"], parts=1)
 
 
-def test_when_a_part_fails_the_others_are_taken_back_or_killed(one_kernel, gate, tmp_path) -> None:
+def test_when_a_part_fails_the_others_are_taken_back_or_killed(one_kernel, gate, other_gate, ran) -> None:
     """One fails behind a gate of its own; those before another, and those that wait for a worker, never pass it."""
-    (tmp_path / "other").mkdir()
-    other = Gate(tmp_path / "other")
-    (started, go, _), (failing, fail, _) = gate.arguments(None), other.arguments(None)
-    file = str(tmp_path / "ran")
+    (host, port, _), (_, failing, _) = gate.arguments(None), other_gate.arguments(None)
+    notes = ran.port
     raised = []
 
     def row(i):
         if i == 1:
-            raise LookupError(pass_gate(failing, fail, i))
-        pass_gate(started, go, i)
-        return note(file, i)
+            raise LookupError(pass_gate(host, failing, i))
+        pass_gate(host, port, i)
+        return note(notes, i)
 
     def call() -> None:
         with pytest.raises(LookupError) as caught:
@@ -303,15 +299,14 @@ def test_when_a_part_fails_the_others_are_taken_back_or_killed(one_kernel, gate,
 
     thread = threading.Thread(target=call)
     thread.start()
-    ((_, pid),) = gate.wait()
-    other.wait()
-    other.open()
+    pid = gate.next()
+    other_gate.wait()
+    other_gate.open()
     thread.join(WAIT_S)
-    other.close()
     assert raised == ["LookupError: 1"]
     gone([pid])
     until(lambda: not one_kernel._dispatch._outstanding, "what was taken back is over")
-    assert notes(tmp_path / "ran") == []
+    assert ran.numbers() == []
 
 
 def test_what_cannot_travel_is_refused_and_nothing_is_left(one_kernel) -> None:

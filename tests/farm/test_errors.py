@@ -32,6 +32,7 @@ from secfarm import (
 from secfarm.farm.failure import error_of
 from secfarm.task.outcome import ErrorRecord
 from tests.farm.farms import POLICY, WAIT_S, Daemon
+from tests.meeting import Gate, Notes, mark_process, note
 
 BUILT_IN = sorted(
     name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
@@ -91,11 +92,11 @@ def test_remote_exceptions_are_caught_by_the_usual_words(kernel) -> None:
 
 def test_a_task_that_ends_the_interpreter_only_ends_itself(one_kernel) -> None:
     """SystemExit and its kin are the task's, not the worker's."""
-    before = set(one_kernel.broadcast(os.getpid))
+    before = set(one_kernel.broadcast(mark_process))
     for name in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
         error = one_kernel.submit(raise_built_in, name).exception(WAIT_S)
         assert type(error) is TaskExecutionError
-    assert set(one_kernel.broadcast(os.getpid)) == before
+    assert set(one_kernel.broadcast(mark_process)) == before
 
 
 def inner(x):
@@ -185,7 +186,7 @@ def test_a_name_that_the_server_lacks(one_kernel) -> None:
 
 
 def test_modules_that_the_server_lacks_are_all_named_and_nothing_ran(
-    one_kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: Notes
 ) -> None:
     for name in ("absent_one", "absent_two"):
         (tmp_path / f"{name}.py").write_text("value = 1\n")
@@ -193,39 +194,36 @@ def test_modules_that_the_server_lacks_are_all_named_and_nothing_ran(
     import absent_one
     import absent_two
 
-    ran = tmp_path / "ran"
-    task = lambda path: open(path, "w").close() or absent_one.value + absent_two.value  # noqa: PTH123
-    error = one_kernel.submit(task, str(ran)).exception(WAIT_S)
+    task = lambda port: note(port, 1) + absent_one.value + absent_two.value
+    error = one_kernel.submit(task, ran.port).exception(WAIT_S)
     assert isinstance(error, MissingModulesError)
     assert error.modules == ("absent_one", "absent_two")
     assert error.server == "node"
     assert error.python_version == ".".join(map(str, sys.version_info[:3]))
-    assert not ran.exists()
+    assert ran.lines() == []
 
 
-def test_imports_inside_and_requirements_are_named_too_and_nothing_ran(one_kernel, tmp_path: Path) -> None:
-    ran = tmp_path / "ran"
-
+def test_imports_inside_and_requirements_are_named_too_and_nothing_ran(one_kernel, ran: Notes) -> None:
     @deftask(requires=["msgspec>=0.1", "no-such-thing"])
-    def task(path):
-        open(path, "w").close()  # noqa: PTH123
+    def task(port):
+        note(port, 1)
         import no_such_inner
 
         return no_such_inner
 
-    error = one_kernel.submit(task, str(ran)).exception(WAIT_S)
+    error = one_kernel.submit(task, ran.port).exception(WAIT_S)
     assert isinstance(error, MissingModulesError)
     assert error.modules == ("no-such-thing", "no_such_inner")
     assert "(on server node)" in str(error)
-    assert not ran.exists()
+    assert ran.lines() == []
 
 
-def test_a_dry_run_is_everything_but_the_call(one_kernel, tmp_path: Path) -> None:
-    ran = str(tmp_path / "ran")
-    task = deftask(lambda: open(ran, "w").close())  # noqa: PTH123
+def test_a_dry_run_is_everything_but_the_call(one_kernel, ran: Notes) -> None:
+    port = ran.port
+    task = deftask(lambda: note(port, 1))
     report = one_kernel.dry_run(task).result(WAIT_S)
     assert report == {"digest": task.digest, "python_version": ".".join(map(str, sys.version_info[:3]))}
-    assert not Path(ran).exists()
+    assert ran.lines() == []
     error = one_kernel.dry_run("no_such_module_anywhere:f").exception(WAIT_S)
     assert isinstance(error, ModuleNotFoundError)
     with pytest.raises(InvalidTaskError):
@@ -265,12 +263,21 @@ def test_a_result_that_cannot_travel_is_an_error_of_its_task(one_kernel, make: s
 # --- ends of workers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_a_worker_that_dies_of_a_signal_says_which(kernel, number: int) -> None:
-    error = kernel.submit(lambda n: __import__("os").kill(__import__("os").getpid(), n), int(number)).exception(WAIT_S)
-    assert isinstance(error, WorkerLostError)
-    assert error.signal == number
+def test_a_worker_that_dies_of_a_signal_says_which(kernel, gate: Gate) -> None:
+    crashed = kernel.submit(lambda: __import__("ctypes").string_at(0))
+    killed = gate.hold(kernel)
+    os.kill(gate.next(), signal.SIGKILL)
+    for future, number in ((crashed, signal.SIGSEGV), (killed, signal.SIGKILL)):
+        error = future.exception(WAIT_S)
+        assert isinstance(error, WorkerLostError)
+        assert error.signal == number
     assert kernel.run(divmod, 7, 2) == (3, 1)
+
+
+def test_a_signal_that_a_task_sends_itself_has_no_effect(one_kernel) -> None:
+    """Its worker is process 1 of a namespace: the kernel keeps such signals from it."""
+    task = lambda n: __import__("os").kill(__import__("os").getpid(), n)
+    assert [one_kernel.run(task, int(n)) for n in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)] == [None] * 3
 
 
 def test_a_worker_that_exits_by_itself_has_no_signal(one_kernel) -> None:
@@ -302,15 +309,14 @@ def test_a_task_over_its_time_is_killed_in_python_and_in_c(one_kernel, task) -> 
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_policy_does_not_grant_is_refused_and_the_session_goes_on(tmp_path: Path) -> None:
+def test_what_the_policy_does_not_grant_is_refused_and_the_session_goes_on(ran: Notes) -> None:
     policy = POLICY.replace('may = ["run", "call", "broadcast", "kill", "admin"]', 'may = ["call"]').replace(
         '"*"', '"operator.*"'
     )
     with Daemon("unix-ed25519", policy=policy) as daemon, daemon.connect() as kernel:
-        ran = tmp_path / "ran"
         refused = [
-            kernel.submit(lambda path: open(path, "w"), str(ran)),  # noqa: SIM115, PTH123
-            kernel.submit("os.mkdir", str(ran)),
+            kernel.submit(note, ran.port, 1),
+            kernel.submit("socket.create_connection", ("127.0.0.1", ran.port)),
             kernel.submit(len, "abc"),
         ]
         for future in refused:
@@ -320,7 +326,7 @@ def test_what_the_policy_does_not_grant_is_refused_and_the_session_goes_on(tmp_p
         with pytest.raises(TaskRefusedError):
             kernel.broadcast("operator.add", 1, 2)
         assert kernel.submit("operator.add", 1, 2).result(WAIT_S) == 3
-        assert not ran.exists()
+        assert ran.lines() == []
 
 
 # --- a server's words choose among our classes ----------------------------------------------------------------------

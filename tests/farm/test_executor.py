@@ -27,7 +27,8 @@ from typing import Final
 import pytest
 
 from secfarm import Future, Kernel
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, results
+from tests.farm.farms import ROOT, WAIT_S, Daemon, results
+from tests.meeting import Gate
 
 # --- CPython's --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ import threading
 import pytest
 
 from secfarm import Future, Kernel, KernelError, WorkerLostError
-from tests.farm.farms import WAIT_S, Gate, gone, note, notes, pass_gate, results, until
+from tests.farm.farms import WAIT_S, gone, results, until
+from tests.meeting import Gate, note, pass_gate
 
 
 def fail():
@@ -160,16 +161,15 @@ def test_a_callback_may_submit_and_may_not_wait_for_a_cancel(one_kernel, gate: G
 # --- cancelling -----------------------------------------------------------------------------------------------------
 
 
-def test_a_waiting_task_is_taken_back_and_never_runs(kernel, gate: Gate, tmp_path) -> None:
+def test_a_waiting_task_is_taken_back_and_never_runs(kernel, gate: Gate, ran) -> None:
     held = [gate.hold(kernel, i) for i in range(kernel.worker_count)]
     gate.wait(len(held))
-    path = tmp_path / "ran"
-    waiting = [kernel.submit(note, str(path), i) for i in range(10)]
+    waiting = [kernel.submit(note, ran.port, i) for i in range(10)]
     assert [future.cancel() for future in waiting[::2]] == [True] * 5
     gate.open(len(held))
     assert results(waiting[1::2]) == [1, 3, 5, 7, 9]
     results(held)
-    assert sorted(notes(path)) == [1, 3, 5, 7, 9]
+    assert sorted(ran.numbers()) == [1, 3, 5, 7, 9]
     for future in waiting[::2]:
         assert future.cancelled()
         assert future.cancel() is True
@@ -197,20 +197,19 @@ def test_a_done_task_cannot_be_cancelled(kernel) -> None:
     assert future.result() == 3
 
 
-def test_tasks_sent_ahead_are_taken_back_and_their_neighbours_run(one_kernel, tmp_path) -> None:
+def test_tasks_sent_ahead_are_taken_back_and_their_neighbours_run(one_kernel, ran) -> None:
     """Short tasks are sent by the hundred: cancelling some of them, at any moment, hits those and no others."""
-    path = tmp_path / "ran"
-    one_kernel.run(note, str(path), -1)
-    futures = [one_kernel.submit(note, str(path), i) for i in range(300)]
+    one_kernel.run(note, ran.port, -1)
+    futures = [one_kernel.submit(note, ran.port, i) for i in range(300)]
     cancelled = {i for i in range(299, 0, -7) if futures[i].cancel()}
     for i, future in enumerate(futures):
         if i in cancelled:
             assert future.cancelled()
         else:
             assert future.result(WAIT_S) == i
-    ran = notes(path)
-    assert len(set(ran)) == len(ran)
-    assert set(range(300)) - cancelled <= set(ran)
+    numbers = ran.numbers()
+    assert len(set(numbers)) == len(numbers)
+    assert set(range(300)) - cancelled <= set(numbers)
 
 
 def test_several_threads_may_cancel_one_task(one_kernel, gate: Gate) -> None:

@@ -17,8 +17,9 @@ from secfarm import ConnectionLostError, Kernel, KernelCreationError, SigningKey
 from secfarm.auth import Ed25519AuthClient
 from secfarm.farm.launcher import end_server, server_status
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import WAIT_S, Daemon, Gate, gone, note, notes, pass_gate, results, until
+from tests.farm.farms import WAIT_S, Daemon, gone, results, until
 from tests.farm.proxy import Proxy
+from tests.meeting import Gate, Notes, note, pass_gate
 
 KEY = SigningKey.from_seed(b"\x05" * 32)
 STRANGER = Ed25519AuthClient(KEY, KnownServers([KnownServer(("*",), KEY.public)]))  # no server here has that key
@@ -77,15 +78,15 @@ def test_a_kernel_that_only_listens_does_not_wait_unless_told_to() -> None:
 
 
 @DIALIN
-def test_tasks_wait_for_the_first_server(way: str, tmp_path: Path) -> None:
+def test_tasks_wait_for_the_first_server(way: str, ran: Notes) -> None:
     """A queue of any length, before anybody is there to work."""
     with Daemon(way) as first:
         first.kill()
         with hub(first.auth) as kernel:
-            futures = [kernel.submit(note, str(tmp_path / "ran"), i) for i in range(3000)]
+            futures = [kernel.submit(note, ran.port, i) for i in range(3000)]
             with Daemon(way, beside=first, hubs=kernel.listening, name="late"):
                 assert results(futures) == list(range(3000))
-    assert sorted(notes(tmp_path / "ran")) == list(range(3000))
+    assert sorted(ran.numbers()) == list(range(3000))
 
 
 def test_servers_dial_in_over_a_unix_socket(tmp_path: Path) -> None:
@@ -174,8 +175,7 @@ def test_a_server_that_dials_verifies_whose_hub_it_is() -> None:
 
 
 @DIALIN
-def test_a_killed_server_s_tasks_go_to_the_others_and_all_are_accounted_for(way: str, tmp_path: Path) -> None:
-    path = tmp_path / "ran"
+def test_a_killed_server_s_tasks_go_to_the_others_and_all_are_accounted_for(way: str, ran: Notes) -> None:
     with (
         Daemon(way, name="first") as first,
         hub(first.auth) as kernel,
@@ -183,18 +183,18 @@ def test_a_killed_server_s_tasks_go_to_the_others_and_all_are_accounted_for(way:
         Daemon(way, beside=first, hubs=kernel.listening, name="b"),
     ):
         until(lambda: kernel.worker_count == 4, "both are here")
-        futures = [kernel.submit(note, str(path), i) for i in range(4000)]
+        futures = [kernel.submit(note, ran.port, i) for i in range(4000)]
         futures[50].result(WAIT_S)
         victim.kill()
-        futures += [kernel.submit(note, str(path), i) for i in range(4000, 5000)]
+        futures += [kernel.submit(note, ran.port, i) for i in range(4000, 5000)]
         assert results(futures) == list(range(5000))
         until(lambda: kernel.worker_count == 2, "one is left")
         victim.start()
         until(lambda: kernel.worker_count == 4, "it comes back")
         assert kernel.run(divmod, 7, 2) == (3, 1)
-    ran = Counter(notes(path))
-    assert set(ran) == set(range(5000))
-    assert max(ran.values()) <= 2, "a task of the lost server began once more, no other did"
+    times = Counter(ran.numbers())
+    assert set(times) == set(range(5000))
+    assert max(times.values()) <= 2, "a task of the lost server began once more, no other did"
 
 
 @DIALIN

@@ -23,7 +23,8 @@ from secfarm.errors import ConnectionLostError, ExitStatus, KernelCreationError,
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
 from tests.disk.access_list import credential, listed
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, results, until
+from tests.farm.farms import ROOT, WAIT_S, Daemon, gone, results, until
+from tests.meeting import NETWORK, Gate
 from tests.run.nobody import NOBODY, public_folder, run_as_nobody
 
 ADA = f"ada@{REALM}"
@@ -32,7 +33,7 @@ POLICY = f"""\
 principals = ["{ADA}", "tester"]
 may = ["run", "call", "broadcast", "kill", "admin"]
 names = ["*"]
-"""
+{NETWORK}"""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_broadcast_and_kill(kernel: Kernel, gate: Gate) -> None:
 
 
 def held(gate: Gate) -> tuple[object, ...]:
-    from tests.farm.farms import pass_gate
+    from tests.meeting import pass_gate
 
     return (pass_gate, *gate.arguments(0))
 
@@ -258,7 +259,7 @@ def test_keys_secrets_and_kerberos_on_one_server(site: Site) -> None:
 def test_the_clients_own_key_signs_where_it_is_given_and_must_be_its_own(site: Site, listed: str) -> None:
     client = SigningKey.from_seed(b"t" * 32)
     site.write("allowed_signers", f"{listed} {client.public.openssh()}\n")
-    site.write("policy.toml", POLICY + "require_key = true\n")
+    site.write("policy.toml", POLICY.replace(NETWORK, f"require_key = true\n{NETWORK}"))
     config = site.config(keys='allowed_signers = "allowed_signers"')
     with start_server(port=0, background=True, config=config) as server:
         with connect(server, key=client, delivery="at-most-once") as kernel:

@@ -19,7 +19,8 @@ from secfarm.auth import GssAuthClient, Side, TlsAuthClient
 from secfarm.errors import AuthError, ConfigError
 from tests.auth.exchange import BINDING, refusal
 from tests.auth.realm import HOST, REALM, need_kerberos
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, gone, until
+from tests.farm.farms import ROOT, WAIT_S, Daemon, gone, until
+from tests.meeting import Gate
 
 
 @pytest.fixture(scope="module")

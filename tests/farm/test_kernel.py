@@ -39,7 +39,8 @@ from secfarm import (
 )
 from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import ROOT, WAIT_S, Daemon, Gate, note, notes, pass_gate, results
+from tests.farm.farms import ROOT, WAIT_S, Daemon, results
+from tests.meeting import Gate, Notes, mark_process, note, pass_gate
 
 
 def mul(x, y):
@@ -174,23 +175,23 @@ def test_options_go_before_the_settings_of_a_deftask(one_kernel: Kernel) -> None
     assert one_kernel.options(timeout_s=WAIT_S).run(pause, 0.1) is None
 
 
-def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, tmp_path: Path) -> None:
+def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, ran: Notes) -> None:
     held = [gate.hold(one_kernel, i) for i in range(one_kernel.worker_count)]
     gate.wait(len(held))
-    path = str(tmp_path / "order")
+    path = ran.port
     low = [one_kernel.options(priority="low").submit(note, path, i) for i in range(4)]
     default = [one_kernel.submit(note, path, i + 10) for i in range(4)]
     one_kernel.categories_running()  # a round trip behind them: what was to be sent has arrived
     gate.open(1)  # one worker takes them all, in order
     results(low + default)
     gate.open(len(held))
-    assert notes(Path(path)) == [10, 11, 12, 13, 0, 1, 2, 3]
+    assert ran.numbers() == [10, 11, 12, 13, 0, 1, 2, 3]
     results(held)
 
 
 def test_broadcast_runs_once_on_each_worker(kernel: Kernel) -> None:
-    pids = kernel.broadcast(os.getpid)
-    assert len(set(pids)) == len(pids) == kernel.worker_count
+    marks = kernel.broadcast(mark_process)
+    assert len(set(marks)) == len(marks) == kernel.worker_count
     assert kernel.broadcast(lambda x: x + 1, 1) == [2] * kernel.worker_count
     with pytest.raises(ZeroDivisionError):
         kernel.broadcast(fail)
@@ -274,25 +275,25 @@ def test_map_submits_at_once_and_not_when_iterated(one_kernel: Kernel, gate: Gat
     assert list(mapped) == [3]
 
 
-def noted_and_held(path: str, started: str, go: str, number: int) -> int:
+def noted_and_held(notes: int, host: str, port: int, number: int) -> int:
     """Leave a note; all but the first stop at the gate then. A task."""
-    note(path, number)
+    note(notes, number)
     if number:
-        pass_gate(started, go, number)
+        pass_gate(host, port, number)
     return number
 
 
-def test_a_map_that_nobody_reads_on_takes_its_tasks_back(one_kernel: Kernel, tmp_path: Path, gate: Gate) -> None:
+def test_a_map_that_nobody_reads_on_takes_its_tasks_back(one_kernel: Kernel, ran: Notes, gate: Gate) -> None:
     """Whatever the pace of the reader: those that stand at the gate when it stops reading are the last that began."""
-    path, workers = str(tmp_path / "ran"), one_kernel.worker_count
-    started, go, _ = gate.arguments(0)
-    repeated = [itertools.repeat(word, 300) for word in (path, started, go)]
+    workers = one_kernel.worker_count
+    host, port, _ = gate.arguments(0)
+    repeated = [itertools.repeat(word, 300) for word in (ran.port, host, port)]
     mapped = one_kernel.map(noted_and_held, *repeated, range(300), chunksize=1)
     assert next(mapped) == 0
     gate.wait(workers)
     mapped.close()
     assert one_kernel.run(mul, 2, 3) == 6
-    assert len(notes(Path(path))) == 1 + workers
+    assert len(ran.numbers()) == 1 + workers
 
 
 def test_results_are_not_kept_by_whoever_yielded_them(one_kernel: Kernel) -> None:
@@ -615,12 +616,12 @@ def test_a_task_may_not_be_lost_between_submit_and_shutdown(one_daemon: Daemon) 
 _AT_EXIT = """
 import secfarm, sys, time
 kernel = secfarm.local_kernel(workers=1)
-def slow(path):
+def slow():
     import time
     time.sleep(0.3)
-    open(path, "w").write("apple")
+    return "apple"
 {how}
-kernel.submit(slow, sys.argv[1])
+kernel.submit(slow).add_done_callback(lambda future: open(sys.argv[1], "w").write(future.result()))
 """
 
 
@@ -703,7 +704,7 @@ def test_an_argument_that_cannot_travel_is_refused_and_the_kernel_goes_on(one_ke
 
 
 def test_local_kernel_runs_the_three_kinds(gate: Gate) -> None:
-    with local_kernel(workers=1) as kernel:
+    with local_kernel(workers=1, confine={"network": True}) as kernel:
         assert kernel.worker_count == 1
         assert results([kernel.submit(lambda: 1), kernel.submit(add, 1, 1), kernel.submit("operator.add", 1, 2)]) == [
             1,

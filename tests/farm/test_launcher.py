@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -29,17 +30,8 @@ from secfarm import (
 )
 from secfarm.auth import SharedSecretAuth
 from secfarm.farm.launcher import server_status
-from tests.farm.farms import POLICY, ROOT, WAIT_S, Daemon, Gate, gone, results, until
-
-
-def children(pid: int | str = "self") -> list[int]:
-    """Process ids of the children of a process."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
-
-
-def below(pid: int) -> list[int]:
-    """A process and all that came of it."""
-    return [pid, *(one for child in children(pid) for one in below(child))]
+from tests.farm.farms import POLICY, ROOT, WAIT_S, Daemon, below, children, gone, results, until
+from tests.meeting import Gate, Notes, mark_process, note
 
 
 def left_in(folder: Path) -> list[str]:
@@ -61,7 +53,7 @@ def test_local_kernel_leaves_no_process_file_or_descriptor(temporary: Path) -> N
     with local_kernel(workers=2) as kernel:
         [daemon] = set(children()) - before
         pids = below(daemon)
-        assert len(pids) >= 3
+        assert len(pids) >= 4, "the daemon, both processes of its zygote, workers"
         assert kernel.run(divmod, 7, 2) == (3, 1)
         assert left_in(temporary)
     gone(pids)
@@ -104,7 +96,7 @@ def test_nothing_is_left_when_the_client_ends_without_a_word(temporary: Path, en
         assert client.stdout is not None
         client.stdout.readline()
         pids = below(client.pid)
-        assert len(pids) >= 4
+        assert len(pids) >= 5, "with the client itself"
         if end == "SIGKILL":
             client.send_signal(signal.SIGKILL)
     gone(pids)
@@ -113,11 +105,75 @@ def test_nothing_is_left_when_the_client_ends_without_a_word(temporary: Path, en
 
 def test_a_dead_daemon_of_a_local_kernel_does_not_keep_files_or_the_client(temporary: Path) -> None:
     kernel = local_kernel(workers=1)
-    [daemon] = [pid for pid in children() if "secfarm.daemon.process" in Path(f"/proc/{pid}/cmdline").read_text()][-1:]
+    [daemon] = [pid for pid in children() if "secfarm.daemon.alone" in Path(f"/proc/{pid}/cmdline").read_text()][-1:]
+    pids = below(daemon)
+    assert len(pids) >= 4
     os.kill(daemon, signal.SIGKILL)
+    gone(pids)
     until(lambda: kernel.worker_count == 0, "the client sees it")
     kernel.shutdown()
     assert left_in(temporary) == []
+
+
+# --- what tasks are let out to --------------------------------------------------------------------------------------
+
+
+def test_tasks_of_a_local_kernel_reach_nothing_unless_it_is_opened(tmp_path: Path, ran: Notes) -> None:
+    (tmp_path / "table").write_text("apple")
+    path, port = str(tmp_path / "table"), ran.port
+    read = lambda: open(path).read()  # noqa: PTH123, SIM115
+    write = lambda: open(path, "w")  # noqa: PTH123, SIM115
+    with local_kernel(workers=1) as kernel:
+        for task in (read, write):
+            with pytest.raises(FileNotFoundError):
+                kernel.run(task)
+        with pytest.raises(OSError, match="not permitted"):
+            kernel.run(lambda: note(port, 1))
+        assert kernel.run(lambda: open("scratch", "w").write("mine")) == 4  # noqa: PTH123, SIM115
+    with local_kernel(workers=1, confine={"read": [tmp_path], "network": True}) as kernel:
+        assert kernel.run(read) == "apple"
+        assert kernel.run(lambda: note(port, 2)) == 2
+        with pytest.raises(OSError, match="Read-only"):
+            kernel.run(write)
+    with start_local_servers(["127.0.0.1:0"], workers=1, confine={"subprocesses": True}) as servers:
+        with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:
+            assert kernel.run("subprocess.getoutput", "echo heard") == "heard"
+        started = json.loads((servers.folder / "server0/audit.jsonl").read_text().splitlines()[0])
+        assert (started["event"], started["confinement"]) == ("started", "full")
+    assert ran.numbers() == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"confine": {"raed": ["/srv"]}}, KernelCreationError, "unknown key 'raed'"),
+        ({"confine": {"network": "yes"}}, KernelCreationError, "network"),
+        ({"confine": {'network = true\n[[grant]]\nprincipals = ["*"]\n#': True}}, KernelCreationError, "unknown key"),
+        ({"confine": {"read": ["data"]}}, KernelCreationError, "absolute"),
+        ({"confine": {"read": ["/no/such/place"]}}, KernelCreationError, "exists here"),
+        ({"confine": {"read": ["/tmp", "/var/tmp"]}}, KernelCreationError, "could be read by tasks"),
+        ({"confine": {"read": {1}}}, TypeError, "not set"),
+        ({"confinement": "none"}, KernelCreationError, "confinement"),
+    ],
+    ids=str,
+)
+def test_a_local_kernel_that_cannot_be_confined_as_asked_does_not_start(
+    temporary: Path, settings: dict[str, object], error: type[Exception], words: str
+) -> None:
+    before = set(children())
+    with pytest.raises(error, match=words):
+        local_kernel(workers=1, **settings)  # type: ignore[arg-type]
+    assert set(children()) == before
+    assert left_in(temporary) == []
+
+
+def test_a_local_kernel_may_be_confined_as_in_a_container(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("apple")
+    path = str(tmp_path / "table")
+    with local_kernel(workers=1, confinement="container") as kernel:
+        assert kernel.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(PermissionError):
+            kernel.run(lambda: open(path).read())  # noqa: PTH123, SIM115
 
 
 # --- several local servers ------------------------------------------------------------------------------------------
@@ -132,7 +188,7 @@ def test_start_local_servers_gives_addresses_and_auth(temporary: Path) -> None:
         assert all(ping(address, auth=servers.auth) for address in servers.addresses)
         with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:
             assert kernel.worker_count == 3
-            assert len(set(kernel.broadcast(os.getppid))) == 3
+            assert len(set(kernel.broadcast(mark_process))) == 3
         pids = [pid for daemon in servers.pids() for pid in below(daemon)]
     gone(pids)
     servers.close()
@@ -154,7 +210,7 @@ def test_servers_that_cannot_start_say_why_and_end_those_that_did(temporary: Pat
 def test_long_tasks_do_not_hold_back_others(gate: Gate) -> None:
     """Two servers; one worker of each is busy for long, hundreds of small tasks pass by."""
     with (
-        start_local_servers(["127.0.0.1:0", "127.0.0.1:0"], workers=2) as servers,
+        start_local_servers(["127.0.0.1:0", "127.0.0.1:0"], workers=2, confine={"network": True}) as servers,
         Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel,
     ):
         held = [gate.hold(kernel, i) for i in range(2)]
@@ -175,9 +231,9 @@ def test_a_known_short_task_that_is_long_for_once_does_not_hold_back_those_behin
     def sometimes(arguments):
         return pass_gate(*arguments) if arguments else None
 
-    from tests.farm.farms import pass_gate
+    from tests.meeting import pass_gate
 
-    with start_local_servers(["127.0.0.1:0"], workers=2) as servers:
+    with start_local_servers(["127.0.0.1:0"], workers=2, confine={"network": True}) as servers:
         with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:
             results(kernel.submit(sometimes, None) for _ in range(300))
             futures = [kernel.submit(sometimes, None) for _ in range(50)]

@@ -49,7 +49,8 @@ from secfarm import (
     task_from_source,
     use_kernel,
 )
-from tests.farm.farms import WAIT_S, Daemon, note, notes, results
+from tests.farm.farms import WAIT_S, Daemon, results
+from tests.meeting import mark_process, note
 
 BASE = 5
 TABLE = {"a": [1, 2]}
@@ -497,10 +498,10 @@ def test_one_kernel_on_several_servers() -> None:
         assert kernel_worker_count() == 2
         assert sorted(record.server for record in check_kernel().workers()) == ["server0", "server1"]
         assert pmapcar(factorial, range(6)) == [1, 1, 2, 6, 24, 120]
-        assert len(set(broadcast_task("os.getpid"))) == 2
+        assert len(set(broadcast_task(mark_process))) == 2
 
 
-def test_reconnect_test(tmp_path) -> None:
+def test_reconnect_test(ran) -> None:
     """The server is killed and started again: what was defined is defined again, what was submitted is done."""
     with Daemon(workers=1) as daemon, daemon.connect() as kernel:
         broadcast_task(task_from_source("def define():\n    global where\n    where = 7"))
@@ -508,11 +509,11 @@ def test_reconnect_test(tmp_path) -> None:
         assert kernel.run(where) == 7
         for _ in range(2):
             daemon.kill()
-            waiting = [kernel.submit(note, str(tmp_path / "ran"), i) for i in range(5)]
+            waiting = [kernel.submit(note, ran.port, i) for i in range(5)]
             daemon.start()
             assert results(waiting) == list(range(5))
             assert kernel.run(where) == 7
-        assert notes(tmp_path / "ran") == [*range(5)] * 2
+        assert ran.numbers() == [*range(5)] * 2
 
 
 def test_a_policy_that_grants_little_refuses_in_plain_words() -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from secfarm import ConnectionLostError, KernelCreationError
 from secfarm.farm.launcher import server_status
-from tests.farm.farms import WAIT_S, WAYS, Daemon, Gate, allow, note, notes, pass_gate, results, until
+from tests.farm.farms import WAIT_S, WAYS, Daemon, allow, results, until
 from tests.farm.proxy import Proxy
+from tests.meeting import Gate, Notes, note, pass_gate
 
 # Bytes after which a line breaks. TLS's handshake is about 1 kB each way, ours another one; then come batches.
 EARLY = [1, 50, 300, 600, 900, 1200, 1500, 1800, 2100, 2500]
@@ -31,7 +32,7 @@ def test_a_handshake_that_is_cut_anywhere_is_tried_again(daemon: Daemon, directi
 
 @pytest.mark.parametrize("seed", range(3))
 def test_under_load_each_task_has_one_result_and_one_execution_whatever_is_cut(
-    daemon: Daemon, tmp_path: Path, seed: int
+    daemon: Daemon, ran: Notes, seed: int
 ) -> None:
     """The server survives; 1500 tasks, a dozen cuts in either direction."""
     dice = random.Random(seed)
@@ -39,27 +40,25 @@ def test_under_load_each_task_has_one_result_and_one_execution_whatever_is_cut(
     for _ in range(12):
         cut = dice.choice([*EARLY, 4000, 8000, 15_000, 30_000, 50_000]) + dice.randrange(200)
         cuts.append((cut, None) if dice.random() < 0.5 else (None, cut))
-    path = tmp_path / "ran"
     with daemon.through(cuts) as (proxy, kernel):
-        futures = [kernel.submit(note, str(path), i) for i in range(750)]
+        futures = [kernel.submit(note, ran.port, i) for i in range(750)]
         proxy.cut()
-        futures += [kernel.submit(note, str(path), i) for i in range(750, 1500)]
+        futures += [kernel.submit(note, ran.port, i) for i in range(750, 1500)]
         assert results(futures) == list(range(1500))
         assert proxy.count > 2
-    assert [count for count in Counter(notes(path)).values() if count > 1] == []
-    assert sorted(notes(path)) == list(range(1500))
+    assert [count for count in Counter(ran.numbers()).values() if count > 1] == []
+    assert sorted(ran.numbers()) == list(range(1500))
 
 
-def test_cuts_in_a_row_while_tasks_finish(one_daemon: Daemon, tmp_path: Path) -> None:
+def test_cuts_in_a_row_while_tasks_finish(one_daemon: Daemon, ran: Notes) -> None:
     """The line breaks each time that some results have come."""
-    path = tmp_path / "ran"
     with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
-        futures = [kernel.submit(note, str(path), i) for i in range(3000)]
+        futures = [kernel.submit(note, ran.port, i) for i in range(3000)]
         for i in range(0, 3000, 500):
             futures[i].result(WAIT_S)
             proxy.cut()
         assert results(futures) == list(range(3000))
-    assert sorted(notes(path)) == list(range(3000))
+    assert sorted(ran.numbers()) == list(range(3000))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -98,37 +97,35 @@ def test_a_line_that_the_server_holds_for_good_does_not_keep_the_result(one_daem
         assert held.result(WAIT_S) == 5
 
 
-def test_tasks_that_wait_behind_a_held_line_are_not_lost(one_daemon: Daemon, gate: Gate, tmp_path: Path) -> None:
-    path = tmp_path / "ran"
+def test_tasks_that_wait_behind_a_held_line_are_not_lost(one_daemon: Daemon, gate: Gate, ran: Notes) -> None:
     with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
-        kernel.run(note, str(path), -1)  # it is known to be short: many are sent ahead of a free worker
+        kernel.run(note, ran.port, -1)  # it is known to be short: many are sent ahead of a free worker
         held = [gate.hold(kernel, i) for i in range(kernel.worker_count)]
         gate.wait(len(held))
-        futures = [kernel.submit(note, str(path), i) for i in range(500)]
+        futures = [kernel.submit(note, ran.port, i) for i in range(500)]
         proxy.cut(only_client=True)
-        futures += [kernel.submit(note, str(path), i) for i in range(500, 600)]
+        futures += [kernel.submit(note, ran.port, i) for i in range(500, 600)]
         until(lambda: proxy.count == 2, "the client is back")
         proxy.cut_the_rest()
         gate.open(len(held))
         assert results(futures) == list(range(600))
         results(held)
-    assert sorted(notes(path)) == list(range(-1, 600))
+    assert sorted(ran.numbers()) == list(range(-1, 600))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_server_that_is_killed_and_started_again_is_found_again(way: str, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_and_started_again_is_found_again(way: str, ran: Notes) -> None:
     """Each task has one result; some ran twice, because the server lost its memory."""
-    path = tmp_path / "ran"
     with Daemon(way) as daemon, daemon.connect() as kernel:
-        futures = [kernel.submit(note, str(path), i) for i in range(1000)]
+        futures = [kernel.submit(note, ran.port, i) for i in range(1000)]
         futures[10].result(WAIT_S)
         daemon.kill()
         until(lambda: kernel.worker_count == 0, "the client sees that the server is gone")
-        futures += [kernel.submit(note, str(path), i) for i in range(1000, 1100)]
+        futures += [kernel.submit(note, ran.port, i) for i in range(1000, 1100)]
         daemon.start()
         assert results(futures) == list(range(1100))
         assert kernel.worker_count == 2
-    assert set(notes(path)) == set(range(1100))
+    assert set(ran.numbers()) == set(range(1100))
 
 
 def test_a_lost_server_s_tasks_go_to_the_others(gate: Gate, tmp_path: Path) -> None:
@@ -171,12 +168,11 @@ def test_at_most_once_fails_what_was_sent_and_keeps_what_was_not(one_daemon: Dae
         assert waiting.result(WAIT_S) == (3, 1)
 
 
-def test_at_most_once_runs_nothing_twice_under_cuts(one_daemon: Daemon, tmp_path: Path) -> None:
-    path = tmp_path / "ran"
+def test_at_most_once_runs_nothing_twice_under_cuts(one_daemon: Daemon, ran: Notes) -> None:
     cuts = [(None, None), (20_000, None), (None, 20_000), (5000, None), (None, 5000)]
     with Proxy(one_daemon.address, cuts) as proxy:
         with one_daemon.connect(proxy.address, delivery="at-most-once") as kernel:
-            futures = [kernel.submit(note, str(path), i) for i in range(1000)]
+            futures = [kernel.submit(note, ran.port, i) for i in range(1000)]
             futures[100].result(WAIT_S)
             proxy.cut()
             concurrent.futures.wait(futures, WAIT_S)
@@ -184,9 +180,9 @@ def test_at_most_once_runs_nothing_twice_under_cuts(one_daemon: Daemon, tmp_path
             assert [future.result() for i, future in enumerate(futures) if i not in set(lost)] == [
                 i for i in range(1000) if i not in set(lost)
             ]
-    ran = notes(path)
-    assert len(set(ran)) == len(ran)
-    assert set(range(1000)) - set(lost) <= set(ran)
+    numbers = ran.numbers()
+    assert len(set(numbers)) == len(numbers)
+    assert set(range(1000)) - set(lost) <= set(numbers)
 
 
 # --- large values ---------------------------------------------------------------------------------------------------
@@ -203,23 +199,18 @@ def test_large_values_go_up_and_down(kernel) -> None:
 
 
 @pytest.mark.parametrize("cuts", [[(100_000, None)] * 2 + [(3 << 20, None)], [(None, 100_000)] * 2 + [(None, 3 << 20)]])
-def test_a_large_value_that_is_cut_on_its_way_is_sent_again(one_daemon: Daemon, cuts, tmp_path: Path) -> None:
-    def counted(path: str, value: bytes) -> bytes:
-        import os
-
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, b"1\n")
-        os.close(fd)
+def test_a_large_value_that_is_cut_on_its_way_is_sent_again(one_daemon: Daemon, cuts, ran: Notes) -> None:
+    def counted(port: int, value: bytes) -> bytes:
+        note(port, 1)
         return value
 
     text = bytes(range(256)) * (1 << 14)  # 4 MiB
-    path = tmp_path / "ran"
     with Proxy(one_daemon.address, [(None, None), *cuts]) as proxy, one_daemon.connect(proxy.address) as kernel:
         proxy.cut()
-        futures = [kernel.submit(counted, str(path), text[n:]) for n in range(3)]
+        futures = [kernel.submit(counted, ran.port, text[n:]) for n in range(3)]
         assert results(futures) == [text, text[1:], text[2:]]
         assert proxy.count > len(cuts)
-    assert len(notes(path)) == 3
+    assert len(ran.numbers()) == 3
 
 
 def test_nobody_there_at_first_is_no_error_while_connect_timeout_lasts(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ from secfarm import (
     try_receive_result,
     use_kernel,
 )
-from tests.farm.farms import WAIT_S, Daemon, Gate, gone, note, notes, pass_gate, results, until
+from tests.farm.farms import WAIT_S, Daemon, gone, results, until
+from tests.meeting import Gate, is_heard, mark_process, note, pass_gate
 
 
 def double(x):
@@ -383,7 +384,7 @@ def test_broadcast_test(daemon: Daemon) -> None:
     """Once on each worker; an error is raised and the definitions of others stand; killed workers get them again."""
     with daemon.connect():
         assert broadcast_task("operator.add", 2, 3) == [5, 5]
-        assert len(set(broadcast_task("os.getpid"))) == 2
+        assert len(set(broadcast_task(mark_process))) == 2
         with pytest.raises(LookupError):
             broadcast_task(fail)
         broadcast_task(
@@ -446,17 +447,17 @@ def test_multiple_force_test() -> None:
     assert (done, got) == ([True, False, False, False, False], [0] * 8)
 
 
-def test_speculation_test(gate: Gate, one_kernel: Kernel, tmp_path) -> None:
+def test_speculation_test(gate: Gate, one_kernel: Kernel, ran) -> None:
     """While something of default priority waits, no speculation begins."""
     held = [gate.hold(one_kernel, i) for i in range(2)]
     gate.wait(2)
-    path = str(tmp_path / "order")
+    path = ran.port
     guesses = [speculate(note, path, -i) for i in range(1, 4)]
     wanted = [future(note, path, i) for i in range(1, 4)]
     one_kernel.categories_running()  # asked behind them all: the server has them
     gate.open()  # one worker has them all, one after the other
     results([*guesses, *wanted])
-    assert notes(tmp_path / "order") == [1, 2, 3, -1, -2, -3]
+    assert ran.numbers() == [1, 2, 3, -1, -2, -3]
     gate.open()
     results(held)
 
@@ -607,21 +608,19 @@ def test_grind_ptree_test() -> None:
     assert all(tree.computed(name) for name in ids)
 
 
-def test_ptree_error_test(tmp_path) -> None:
+def test_ptree_error_test(gate, ran) -> None:
     """An error stands until it is cleared; nodes that do not need it are computed; values are kept meanwhile."""
-    path, mended = str(tmp_path / "ran"), str(tmp_path / "mended")
+    path, broken = ran.port, gate.port
 
-    def fragile(x, mended):
-        from pathlib import Path
-
-        if not Path(mended).exists():
+    def fragile(x, broken):
+        if is_heard(broken):
             raise LookupError("foo")
         return x + 1
 
     tree = Ptree()
     tree.define("x", (), lambda: note(path, 1))
-    tree.define("mended", (), lambda: mended)
-    tree.define("y", ("x", "mended"), fragile)
+    tree.define("broken", (), lambda: broken)
+    tree.define("y", ("x", "broken"), fragile)
     tree.define("z", ("y",), double)
     tree.define("beside", ("x",), double)
     for _ in range(2):
@@ -629,13 +628,13 @@ def test_ptree_error_test(tmp_path) -> None:
             tree.call("z")
     assert tree.call("beside") == 2
     assert [tree.computed(name) for name in ("x", "y", "z", "beside")] == [True, False, False, True]
-    (tmp_path / "mended").touch()
+    gate.close()
     with pytest.raises(LookupError):
         tree.call("z")
     tree.clear_errors()
     assert tree.call("z") == 4
-    assert notes(tmp_path / "ran") == [1]
+    assert ran.numbers() == [1]
     tree.clear()
     assert not tree.computed("x")
     assert tree.call("z") == 4
-    assert notes(tmp_path / "ran") == [1, 1]
+    assert ran.numbers() == [1, 1]

@@ -13,7 +13,8 @@ import pytest
 import secfarm
 from secfarm import Kernel, KernelError, ResourceExceededError, TaskExecutionError, TaskKilledError, deftask, progress
 from secfarm.farm.loop import background_loop
-from tests.farm.farms import WAIT_S, Daemon, Gate
+from tests.farm.farms import WAIT_S, Daemon
+from tests.meeting import Gate, pass_gate
 
 
 def joined(pieces: list[tuple[str, str]]) -> dict[str, str]:
@@ -66,17 +67,10 @@ def test_all_ways_of_printing_reach_the_future_and_the_callback(kernel: Kernel) 
 
 
 def test_output_comes_while_the_task_runs(kernel: Kernel, gate: Gate) -> None:
-    def task(started: str, go: str) -> None:
-        import os
-
+    def task(host: str, port: int) -> None:
         print("begun")
         print("half a line", end="", flush=True)
-        fd = os.open(started, os.O_WRONLY)
-        os.write(fd, b"1 1\n")
-        os.close(fd)
-        fd = os.open(go, os.O_RDONLY)
-        os.read(fd, 1)
-        os.close(fd)
+        pass_gate(host, port, 1)
         print(", the other half", end="")
 
     ear = Ear()
@@ -202,11 +196,10 @@ def test_much_output_comes_whole_and_in_few_pieces(one_kernel: Kernel) -> None:
 def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel: Kernel, gate: Gate) -> None:
     """Its tasks run to their end meanwhile, and the server serves others; the outcomes are whole in the end."""
 
-    def flood(started: str) -> None:
+    def flood(host: str, port: int) -> None:
         for _ in range(1000):
             print("x" * 999)
-        with open(started, "w") as file:  # noqa: PTH123
-            file.write("1 1\n")
+        pass_gate(host, port, 1)
 
     with one_daemon.connect() as kernel:
         assert kernel.run(divmod, 7, 2) == (3, 1)
@@ -214,8 +207,9 @@ def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel
         transport = link._connection._transport  # type: ignore[union-attr]
         loop.call_soon_threadsafe(transport.pause_reading)  # type: ignore[union-attr]
         views = [kernel.options(on_output=Ear()) for _ in range(kernel.worker_count)]
-        futures = [view.submit(flood, gate.arguments(0)[0]) for view in views]
+        futures = [view.submit(flood, *gate.arguments(0)[:2]) for view in views]
         gate.wait(len(futures))
+        gate.open(len(futures))
         assert one_kernel.run(divmod, 7, 2) == (3, 1)
         assert not any(future.done() for future in futures)
         loop.call_soon_threadsafe(transport.resume_reading)  # type: ignore[union-attr]
@@ -225,11 +219,9 @@ def test_a_client_that_does_not_read_stops_nobody(one_daemon: Daemon, one_kernel
 
 
 def test_a_killed_task_s_output_so_far_is_in_the_future(one_kernel: Kernel, gate: Gate) -> None:
-    def task(started: str, go: str) -> None:
+    def task(host: str, port: int) -> None:
         print("before the end")
-        with open(started, "w") as file:  # noqa: PTH123
-            file.write("1 1\n")
-        open(go).read(1)  # noqa: PTH123, SIM115
+        pass_gate(host, port, 1)
 
     ear = Ear()
     future = one_kernel.options(on_output=ear, category="doomed").submit(task, *gate.arguments(0)[:2])

@@ -26,7 +26,8 @@ from secfarm import (
     task_from_source,
 )
 from secfarm.task.payload import Priority
-from tests.farm.farms import WAIT_S, note, notes, pass_gate
+from tests.farm.farms import WAIT_S
+from tests.meeting import note, pass_gate
 
 
 @deftask
@@ -254,8 +255,8 @@ def test_plet_gives_a_tuple_or_a_namespace() -> None:
 def test_plet_runs_its_tasks_in_parallel(gate) -> None:
     """Both stand at the gate at the same time."""
     got = []
-    started, go, _ = gate.arguments(None)
-    one, other = (lambda: pass_gate(started, go, "one")), (lambda: pass_gate(started, go, "other"))
+    host, port, _ = gate.arguments(None)
+    one, other = (lambda: pass_gate(host, port, "one")), (lambda: pass_gate(host, port, "other"))
     thread = threading.Thread(target=lambda: got.append(plet(one, other)))
     thread.start()
     assert {tag for tag, _ in gate.wait(2)} == {"one", "other"}
@@ -303,10 +304,10 @@ def test_plet_if_runs_there_what_cannot_be_called_here() -> None:
     assert plet_if(False, *tasks) == ({}, 4, [1, 2], 3)
 
 
-def test_a_future_runs_its_task_once(tmp_path) -> None:
-    made = future(note, str(tmp_path / "ran"), 1)
+def test_a_future_runs_its_task_once(ran) -> None:
+    made = future(note, ran.port, 1)
     assert [force(made) for _ in range(3)] == [1, 1, 1]
-    assert notes(tmp_path / "ran") == [1]
+    assert ran.numbers() == [1]
 
 
 def test_reprs_say_what_is_known() -> None:

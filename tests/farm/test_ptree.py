@@ -18,7 +18,8 @@ from secfarm import (
     UndefinedNodeError,
     set_kernel,
 )
-from tests.farm.farms import WAIT_S, note, notes, pass_gate
+from tests.farm.farms import WAIT_S
+from tests.meeting import is_heard, note, pass_gate
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +54,19 @@ def test_ids_are_any_hashable_values_and_args_any_iterable() -> None:
     assert tree.call((1, "a")) == ("two", None, "two")
 
 
-def test_a_value_is_computed_once(tmp_path) -> None:
-    file = str(tmp_path / "ran")
+def test_a_value_is_computed_once(ran) -> None:
+    file = ran.port
     tree = Ptree()
     tree.define("base", [], lambda: note(file, 1))
     tree.define("left", ["base"], lambda base: base + 1)
     tree.define("right", ["base", "base"], lambda a, b: a + b)
     tree.define("top", ["left", "right", "base"], lambda *values: sum(values))
     assert (tree.call("top"), tree.call("top"), tree.call("base")) == (5, 5, 1)
-    assert notes(tmp_path / "ran") == [1]
+    assert ran.numbers() == [1]
     tree.clear()
     assert not tree.computed("base")
     assert tree.call("top") == 5
-    assert notes(tmp_path / "ran") == [1, 1]
+    assert ran.numbers() == [1, 1]
 
 
 def test_a_computed_value_needs_no_kernel() -> None:
@@ -78,10 +79,10 @@ def test_a_computed_value_needs_no_kernel() -> None:
 
 
 def test_what_does_not_depend_on_each_other_runs_in_parallel(gate) -> None:
-    started, go, _ = gate.arguments(None)
+    host, port, _ = gate.arguments(None)
     tree = Ptree()
-    tree.define("a", [], lambda: pass_gate(started, go, "a"))
-    tree.define("b", [], lambda: pass_gate(started, go, "b"))
+    tree.define("a", [], lambda: pass_gate(host, port, "a"))
+    tree.define("b", [], lambda: pass_gate(host, port, "b"))
     tree.define("both", ["a", "b"], "operator.add")
     got = []
     thread = threading.Thread(target=lambda: got.append(tree.call("both")))
@@ -92,11 +93,11 @@ def test_what_does_not_depend_on_each_other_runs_in_parallel(gate) -> None:
     assert got == ["ab"]
 
 
-def test_calls_of_several_threads_share_what_is_being_computed(gate, tmp_path) -> None:
-    file = str(tmp_path / "ran")
-    started, go, _ = gate.arguments(None)
+def test_calls_of_several_threads_share_what_is_being_computed(gate, ran) -> None:
+    file = ran.port
+    host, port, _ = gate.arguments(None)
     tree = Ptree()
-    tree.define("slow", [], lambda: (pass_gate(started, go, "slow"), note(file, 1))[1])
+    tree.define("slow", [], lambda: (pass_gate(host, port, "slow"), note(file, 1))[1])
     tree.define("more", ["slow"], lambda slow: slow + 1)
     got = []
     threads = [
@@ -109,7 +110,7 @@ def test_calls_of_several_threads_share_what_is_being_computed(gate, tmp_path) -
     for thread in threads:
         thread.join(WAIT_S)
     assert sorted(got) == [1, 1, 2]
-    assert notes(tmp_path / "ran") == [1]
+    assert ran.numbers() == [1]
 
 
 # --- what is wrong with a tree ----------------------------------------------------------------------------------------
@@ -126,8 +127,8 @@ def test_a_node_is_defined_once() -> None:
         tree.define("border", [], lambda: 4)
 
 
-def test_a_node_that_was_never_defined_is_an_error_and_nothing_is_computed(tmp_path) -> None:
-    file = str(tmp_path / "ran")
+def test_a_node_that_was_never_defined_is_an_error_and_nothing_is_computed(ran) -> None:
+    file = ran.port
     tree = Ptree()
     tree.define("top", ["base", "missing"], lambda base, missing: base)
     tree.define("base", [], lambda: note(file, 1))
@@ -137,7 +138,7 @@ def test_a_node_that_was_never_defined_is_an_error_and_nothing_is_computed(tmp_p
         assert isinstance(caught.value, LookupError)
     with pytest.raises(UndefinedNodeError):
         tree.computed("missing")
-    assert notes(tmp_path / "ran") == []
+    assert ran.numbers() == []
     assert tree.call("base") == 1, "which needs nothing else"
     tree.define("missing", [], lambda: 2)
     tree.check()
@@ -175,31 +176,29 @@ def test_a_task_that_cannot_travel_is_refused_when_it_is_needed() -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_is_kept_until_it_is_cleared_and_values_stay(tmp_path) -> None:
-    file, broken = str(tmp_path / "ran"), tmp_path / "broken"
-    broken.touch()
-    path = str(broken)
+def test_an_error_is_kept_until_it_is_cleared_and_values_stay(ran, gate) -> None:
+    file, broken = ran.port, gate.port
     tree = Ptree()
     tree.define("good", [], lambda: note(file, 1))
-    tree.define("bad", ["good"], lambda good: 1 // 0 if __import__("os").path.exists(path) else note(file, 2))
+    tree.define("bad", ["good"], lambda good: 1 // 0 if is_heard(broken) else note(file, 2))
     tree.define("top", ["bad"], lambda bad: bad + 1)
     for _ in range(2):
         for node in ("top", "bad"):
             with pytest.raises(ZeroDivisionError):
                 tree.call(node)
     assert [tree.computed(node) for node in ("good", "bad", "top")] == [True, False, False]
-    broken.unlink()
+    gate.close()
     with pytest.raises(ZeroDivisionError):
         tree.call("top")
     tree.clear_errors()
     assert tree.call("top") == 3
-    assert notes(tmp_path / "ran") == [1, 2]
+    assert ran.numbers() == [1, 2]
 
 
 def test_what_runs_when_a_node_fails_goes_on_and_is_kept(gate, one_kernel) -> None:
-    started, go, _ = gate.arguments(None)
+    host, port, _ = gate.arguments(None)
     tree = Ptree()
-    tree.define("slow", [], lambda: pass_gate(started, go, "slow"))
+    tree.define("slow", [], lambda: pass_gate(host, port, "slow"))
     tree.define("bad", [], lambda: 1 // 0)
     tree.define("top", ["slow", "bad"], lambda slow, bad: (slow, bad))
     with pytest.raises(ZeroDivisionError):
@@ -210,9 +209,9 @@ def test_what_runs_when_a_node_fails_goes_on_and_is_kept(gate, one_kernel) -> No
 
 
 def test_clear_cancels_what_is_being_computed(gate, one_kernel) -> None:
-    started, go, _ = gate.arguments(None)
+    host, port, _ = gate.arguments(None)
     tree = Ptree()
-    tree.define("slow", [], lambda: pass_gate(started, go, "slow"))
+    tree.define("slow", [], lambda: pass_gate(host, port, "slow"))
     tree.define("bad", [], lambda: 1 // 0)
     tree.define("top", ["slow", "bad"], lambda slow, bad: (slow, bad))
     with pytest.raises(ZeroDivisionError):

@@ -25,7 +25,8 @@ from secfarm import (
 from secfarm.auth import Ed25519AuthClient
 from secfarm.task import codec
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import WAIT_S, Daemon, Gate
+from tests.farm.farms import WAIT_S, Daemon
+from tests.meeting import Gate
 
 
 @deftask

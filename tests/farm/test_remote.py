@@ -31,8 +31,9 @@ from secfarm.net.dial import dial
 from secfarm.net.pump import Connection
 from secfarm.trust.store import KnownServer, KnownServers
 from secfarm.wire.address import SshAddress
-from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, Gate, gone, until
+from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, until
 from tests.farm.sshd import Sshd, free_port
+from tests.meeting import Gate
 
 
 class Far:

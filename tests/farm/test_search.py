@@ -28,7 +28,8 @@ from secfarm import (
     psome,
     set_kernel,
 )
-from tests.farm.farms import POLICY, WAIT_S, Daemon, Gate, gone, pass_gate
+from tests.farm.farms import POLICY, WAIT_S, Daemon, gone
+from tests.meeting import pass_gate
 
 truths = [lambda x: x, operator.truth, "operator.truth", deftask(timeout_s=20)(lambda x: x)]
 
@@ -102,19 +103,16 @@ def test_ragged_sequences_stop_at_the_shortest_and_size_cuts() -> None:
     assert pnotany(lambda x, y: False, [], [1])
 
 
-def test_one_no_is_enough_and_what_runs_is_killed(gate, tmp_path) -> None:
-    (tmp_path / "no").mkdir()
-    no = Gate(tmp_path / "no")
-    paths = {"held": gate.arguments("held"), "no": no.arguments("")}
+def test_one_no_is_enough_and_what_runs_is_killed(gate, other_gate) -> None:
+    ways = {"held": gate.arguments("held"), "no": other_gate.arguments("")}
     answers = []
-    ask = lambda: answers.append(pevery(lambda name: pass_gate(*paths[name]), paths, parts=2))
+    ask = lambda: answers.append(pevery(lambda name: pass_gate(*ways[name]), ways, parts=2))
     thread = threading.Thread(target=ask)
     thread.start()
-    ((_, pid),) = gate.wait()
-    no.wait()
-    no.open()
+    pid = gate.next()
+    other_gate.wait()
+    other_gate.open()
     thread.join(WAIT_S)
-    no.close()
     assert answers == [False]
     gone([pid])
 

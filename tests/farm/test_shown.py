@@ -7,7 +7,8 @@ import html.parser
 import pytest
 
 from secfarm.farm.shown import html_table
-from tests.farm.farms import WAIT_S, Daemon, Gate, results
+from tests.farm.farms import WAIT_S, Daemon, results
+from tests.meeting import Gate
 
 NASTY = "<script>alert('&')</script>\x1b[2J\u202e"
 

@@ -16,7 +16,8 @@ from secfarm import (
     submit_timeout,
     try_receive_result,
 )
-from tests.farm.farms import WAIT_S, Daemon, Gate
+from tests.farm.farms import WAIT_S, Daemon
+from tests.meeting import Gate
 
 
 def test_the_result_comes_after_the_seconds(one_kernel: Kernel) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from secfarm.run.cradle import PlainCradle
 from secfarm.run.crew import Crew, Work
 from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.outcome import Done
 from secfarm.task.program import NameProgram, Program, make_program
+from tests.run.plain import PlainCradle
 
 DEADLINE_S: Final = 20.0
 _names: Final = itertools.count()

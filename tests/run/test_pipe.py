@@ -29,7 +29,7 @@ FAILED = Done(8, None, ErrorRecord("raised", "report", "text", "ValueError"), 1.
 
 
 def test_a_call_comes_out_as_it_went_in() -> None:
-    run = Run(1, b"k" * 32, b"arguments", b"values", ProgramText(b"text", b"origin"), True, True, 10, 0.5, 100)
+    run = Run(1, b"k" * 32, b"arguments", b"values", ProgramText(b"text", b"origin"), True, True, 10, 100)
     data = encode_run(run)
     assert decode_run(data[LENGTH.size :]) == run
     assert LENGTH.unpack_from(data) == (len(data) - LENGTH.size,)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from secfarm.errors import KernelError
-from secfarm.run.cradle import PlainCradle
 from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Priority
+from tests.run.plain import PlainCradle
 from tests.run.team import Hold, broadcast, hold, pooled, run, submit, work
 
 KILLED = ErrorRecord("killed", "on request")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from secfarm.run.cradle import DEFAULT, Exit, PlainCradle
+from secfarm.run.cradle import DEFAULT, Exit
 from secfarm.run.pipe import Run
 from secfarm.run.process import WorkerProcess
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.outcome import Done
+from tests.run.plain import PlainCradle
 from tests.run.team import DEADLINE_S, Hold, hold
 
 

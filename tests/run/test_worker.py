@@ -15,6 +15,7 @@ from secfarm.errors import ValueTransferError
 from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import Run
 from secfarm.run.pool import WorkerPool
+from secfarm.run.profile import Bounds
 from secfarm.run.worker import Worker, _encoded
 from secfarm.task import codec
 from secfarm.task.capture import capture
@@ -330,11 +331,10 @@ def test_a_program_is_compiled_once_however_often_it_runs(monkeypatch: pytest.Mo
             super().__init__(program)
 
     monkeypatch.setattr("secfarm.run.worker.Prepared", Counted)
-    monkeypatch.setattr("secfarm.run.worker._limit_processor", lambda cpu_s: None)  # the limits are this process's own
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     program = capture(lambda x: x + 1).program
-    worker = Worker(lambda _: None, -1)
+    worker = Worker(lambda _: None, -1, Bounds())
     for number in range(5):
         text = program.wire if number == 0 else None
         done = worker.run(Run(number, program.key, codec.encode_call((number,), {}), None, text))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import pytest
 
 from secfarm.errors import KernelError
+from secfarm.run.launch import Launched, launch
 from secfarm.run.nursery import Nursery
 from secfarm.run.profile import CONTAINER, FULL, Bounds, ConfinementError, Layer, Profile
 from secfarm.run.role import Role, spawn
@@ -137,10 +137,12 @@ def test_a_zygote_that_somebody_else_started_ends_with_its_socket() -> None:
     """As where a supervisor starts all processes of a server."""
     started = []
 
-    def launch(control: socket.socket) -> None:
-        started.append(spawn(ROLE, {"control": control.fileno()}))
+    def launch_elsewhere() -> Launched:
+        launched = launch()
+        started.append(launched.process)
+        return Launched(launched.control, None)
 
-    nursery = Nursery(CONTAINER, launch=launch)
+    nursery = Nursery(CONTAINER, launch=launch_elsewhere)
     nursery.wait_ready(START_S)
     worker = Worker(nursery)
     worker.ready()
