@@ -146,23 +146,6 @@ def test_a_worker_that_is_broken_from_inside_is_replaced(site: Site, serving: Se
         assert bob.run("builtins:abs", -2) == 2
 
 
-def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(site: Site, serving: Serving) -> None:
-    """At most one answer waits, however many were asked; the last is answered when the client reads again."""
-    from secfarm.wire.messages import Ping, Pong
-
-    with client(serving, site) as ada:
-        session = next(iter(serving.server.sessions))
-        serving.call(session._connection.pause_writing)
-        for number in range(1000):
-            ada.send(Ping(number))
-        serving.until(lambda: session._unanswered == Ping(999))
-        assert serving.call(session._connection.session.outgoing) == b""
-        serving.call(session._connection.resume_writing)
-        while Pong(999) not in ada.heard:
-            ada.read()
-        assert [one for one in ada.heard if isinstance(one, Pong)] == [Pong(999)]
-
-
 def test_a_client_that_acknowledges_nothing_is_bounded(site: Site) -> None:
     site.policy('[[grant]]\nprincipals = ["ada"]\nmay = ["call"]\nnames = ["*"]\n[grant.limits]\ntasks = 10\n')
     with Serving(site) as serving, client(serving, site) as ada:

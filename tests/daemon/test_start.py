@@ -198,7 +198,8 @@ def test_a_server_in_the_background_that_does_not_start_leaves_no_process(site: 
     assert children() == before
 
 
-def _refuse_the_network(nursery: Nursery) -> None:
+def _refuse_the_network(nursery: Nursery, folder: Path | None) -> None:
+    del folder
     if nursery.openings.network:
         raise ConfinementError("not here")
     until(lambda: not nursery.is_open, "the server gives it up")
