@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from secfarm.run.view import View
 
 FIRST_UID: Final = 1_900_000_000  # beyond what distributions, containers and directories hand out
+_UIDS: Final = (1 << 31) - FIRST_UID  # some tools take those beyond for negative
+_UIDS_EACH: Final = 58  # of a zygote: so many for each of the 2**22 process ids that Linux has at most
 SHARED_PROCESSES: Final = 512  # where workers have no uid of their own, all processes of the server's user count
 _SIGKILL: Final = 9
 _USER_REMEDY: Final = (
@@ -47,6 +49,7 @@ class Plan:
     openings: Openings
     view: View
     as_root: bool
+    first_uid: int  # of root's workers
     all_uids: bool = True  # effective and saved uid too; else Python lies where only root may read
     landlock_abi: int = 0
     has_mdwe: bool = False
@@ -66,7 +69,9 @@ def make_plan(layers: frozenset[Layer], openings: Openings) -> Plan:
     """Return the plan for the layers that `survey` named."""
     view = host_view(openings)
     all_uids = everybody_reads(view, with_parents=Layer.ROOT not in layers)
-    return Plan(layers, openings, view, as_root=os.geteuid() == 0, all_uids=all_uids)
+    # Before the namespaces: a number that no other zygote of this machine has at the same time.
+    first_uid = FIRST_UID + os.getpid() * _UIDS_EACH % _UIDS
+    return Plan(layers, openings, view, as_root=os.geteuid() == 0, first_uid=first_uid, all_uids=all_uids)
 
 
 def _ask(layer: Layer, profile: Profile, openings: Openings) -> LayerState:
@@ -219,7 +224,7 @@ def confine(plan: Plan, bounds: Bounds, *, slot: int, proc: int, keep: int) -> N
     """Confine this freshly forked process for good; what follows is the task's.
 
     Args:
-        slot: makes the uid; no two workers at once have the same one.
+        slot: makes the uid; no two workers of a zygote at once have the same one.
         proc: /proc as a descriptor (O_PATH).
         keep: descriptors below this one stay; 0, 1 and 2 are /dev/null.
 
@@ -227,7 +232,7 @@ def confine(plan: Plan, bounds: Bounds, *, slot: int, proc: int, keep: int) -> N
         OSError, RefusedLayerError: the kernel refused a layer; the process must end.
     """
     layers = plan.layers
-    own = FIRST_UID + slot if plan.as_root and Layer.IDENTITY in layers else os.geteuid()
+    own = plan.first_uid + slot if plan.as_root and Layer.IDENTITY in layers else os.geteuid()
     owner = own if plan.all_uids else os.geteuid()
     os.setsid()
     if Layer.SCRATCH in layers:

@@ -64,16 +64,17 @@ def test_workers_have_each_a_scratch_a_process_number_and_a_user_of_their_own(ce
         Path("mine").touch(exist_ok=False)
         return os.getpid(), os.getuid()
 
-    first, second = cell.worker(), cell.worker()
     users = set()
-    for worker in (first, second):
-        worker.send(own)
-        pid, uid = codec.decode(worker.read(START_S).value)
-        users.add(uid)
-        assert pid == 1
-    assert len(users) == (2 if os.geteuid() == 0 else 1)
-    first.end()
-    second.end()
+    with Cell(FULL) as other:  # threads are counted per user: tasks of one zygote must not use up those of another
+        workers = [cell.worker(), cell.worker(), other.worker()]
+        for worker in workers:
+            worker.send(own)
+            pid, uid = codec.decode(worker.read(START_S).value)
+            users.add(uid)
+            assert pid == 1
+        assert len(users) == (3 if os.geteuid() == 0 else 1)
+        for worker in workers:
+            worker.end()
 
 
 @profiles
