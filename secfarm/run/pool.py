@@ -163,7 +163,7 @@ class WorkerPool:
         worker.crew = crew
         worker.hired_s = worker.idle_s = self.loop.time()
         crew.workers.append(worker)
-        self._reserve.fill()
+        self._reserve.fill_soon()
         self._run_broadcasts(worker)
         return worker
 

@@ -9,6 +9,7 @@ from secfarm.errors import KernelError
 from secfarm.run.cradle import DEFAULT
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable
 
     from secfarm.run.cradle import Exit, Terms
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _BOOT_TRIES: Final = 3
 _BOOT_PAUSE_S: Final = 0.5
 _MAX_KINDS: Final = 8  # of spares that wait for sessions to come
+_LATER_S: Final = 0.003  # when most calls that took a spare are over
 
 
 class Reserve:
@@ -28,6 +30,7 @@ class Reserve:
         self._spares: deque[Worker] = deque()
         self._failures: dict[Terms, int] = {}
         self._expected: tuple[Terms, ...] = (DEFAULT,)
+        self._filling: asyncio.TimerHandle | None = None
         self.started = pool.loop.create_future()
 
     def expect(self, wanted: Iterable[Terms]) -> None:
@@ -42,9 +45,17 @@ class Reserve:
             return spare
         return self._pool.spawn(terms) if self._may_start(terms) else None
 
+    def fill_soon(self) -> None:
+        """As `fill`: at once where no spare is left, else in a moment: a fork slows the call that took the spare."""
+        if not self._spares:
+            self.fill()
+        elif self._filling is None:
+            self._filling = self._pool.loop.call_later(_LATER_S, self.fill)
+
     def fill(self) -> None:
         """Keep as many spares as may be wanted: of the first terms for every free place, of the others one."""
         pool = self._pool
+        self._forget_filling()
         kinds = dict.fromkeys([*self._expected, *[crew.terms for crew in pool.crews]])
         employed = sum(len(crew.workers) for crew in pool.crews)
         for terms in kinds:
@@ -97,8 +108,14 @@ class Reserve:
         self.fill()
         self._pool.pump_all()
 
+    def _forget_filling(self) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
+            self._filling = None
+
     def close(self) -> None:
         """Nothing will start any more."""
+        self._forget_filling()
         if not self.started.done():  # whoever waits for it would for ever
             self.started.set_exception(KernelError("the server was told to end before a worker was ready"))
             self.started.exception()  # looked at: nobody need wait
