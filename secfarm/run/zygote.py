@@ -115,7 +115,7 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         if pid is None:
-            self._tell(Exited(order.number, None, _NOT_FORKED, 0.0, 0))
+            self._tell(Exited(order.number, None, _NOT_FORKED, 0.0))
             return
         pidfd = os.pidfd_open(pid)
         child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot)
@@ -183,8 +183,7 @@ class Zygote:
         os.close(child.pidfd)
         code = os.waitstatus_to_exitcode(status)
         ended_by, with_status = (-code, None) if code < 0 else (None, code)
-        cpu_s = used.ru_utime + used.ru_stime
-        self._tell(Exited(child.number, ended_by, with_status, cpu_s, used.ru_maxrss << 10))
+        self._tell(Exited(child.number, ended_by, with_status, used.ru_utime + used.ru_stime))
 
 
 def _fork() -> int | None:
@@ -275,7 +274,10 @@ def main(control_fd: int) -> None:
 def _wait_for(init: int) -> NoReturn:
     """Outside of the process namespace: be there for the server to wait for, and end as the zygote ends."""
     _, status = os.waitpid(init, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
 
 
 def _warm(openings: Openings, home: str) -> None:
