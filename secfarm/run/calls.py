@@ -6,6 +6,7 @@ in no list is ENOSYS. Reasons stand where a call looks harmless and is not.
 
 from __future__ import annotations
 
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Final
 
 from secfarm.run.seccomp import Rules, Whole, Word
@@ -141,4 +142,7 @@ def worker_rules(openings: Openings, *, pid: int, has_scratch: bool, write_xor_e
         for name in ("kill", "tgkill"):
             del checked[name]
         checked["clone"] = [[Word(0, (0,), _NEW_NAMESPACES)]]
-    return Rules(allowed, checked, (_NEVER | _FILES | _NETWORK | {"socket"}) - allowed - checked.keys())
+    # The kernel keeps process 1 of a namespace from killing itself; here it does, as any process may.
+    suicide = {"kill": 1, "tgkill": 2} if pid == 1 else {}
+    fatal = {name: [[Word(0, (1,)), Word(place, (SIGKILL,))]] for name, place in suicide.items()}
+    return Rules(allowed, checked, (_NEVER | _FILES | _NETWORK | {"socket"}) - allowed - checked.keys(), fatal)

@@ -81,7 +81,11 @@ class Nursery:
         self._is_open = True
         launched = launch()
         self._control, self._process = launched.control, launched.process
-        self._order(Start(profile, self.openings))
+        try:
+            self._order(Start(profile, self.openings))
+        except ConfinementError:  # it has ended already
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """What becomes readable when `dispatch` has something to do."""

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from secfarm.run.libc import syscall
@@ -66,11 +66,13 @@ class Rules:
         allowed: calls with any arguments.
         checked: calls with some arguments only; with others they are EPERM.
         never: EPERM, so that it reads as forbidden; all other calls are ENOSYS, as in an older kernel.
+        fatal: of checked calls, arguments with which they end the process (SIGSYS).
     """
 
     allowed: frozenset[str]
     checked: Mapping[str, Cases]
     never: frozenset[str]
+    fatal: Mapping[str, Cases] = field(default_factory=dict)
 
 
 def build(rules: Rules, machine: Machine) -> bytes:
@@ -83,7 +85,11 @@ def build(rules: Rules, machine: Machine) -> bytes:
     verdicts: dict[int, list[bytes]] = {}
     for names, verdict in ((rules.never, ERRNO | errno.EPERM), (rules.allowed, ALLOW)):
         verdicts.update((numbers[name], [_op(_RETURN, verdict)]) for name in names if name in numbers)
-    verdicts.update((numbers[name], list(_checked(cases))) for name, cases in rules.checked.items() if name in numbers)
+    for name, cases in rules.checked.items():
+        if name in numbers:
+            fatal = rules.fatal.get(name, ())
+            refused = _op(_RETURN, ERRNO | errno.EPERM)
+            verdicts[numbers[name]] = [*_checked(fatal, KILL), *_checked(cases, ALLOW), refused]
     unknown = [_op(_RETURN, ERRNO | errno.ENOSYS)]
     leaves = [(0, verdicts.get(0, unknown))]
     for number in range(1, max(verdicts) + 2):
@@ -110,8 +116,8 @@ def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return _INSTRUCTION.pack(code, if_true, if_false, value)
 
 
-def _checked(cases: Cases) -> Iterator[bytes]:
-    """Yield the block of one call: a case that holds returns ALLOW, else the next is tried."""
+def _checked(cases: Cases, verdict: int) -> Iterator[bytes]:
+    """Yield a block of one call: a case that holds returns the verdict, else the next is tried, and what follows."""
     for case in cases:
         tests = [list(_test(test)) for test in case]
         left = sum(map(len, tests)) + len(tests)  # each test is followed by the jump that a failure takes
@@ -119,8 +125,7 @@ def _checked(cases: Cases) -> Iterator[bytes]:
             yield from test
             left -= len(test) + 1
             yield _op(_JUMP, left + 1)  # over the rest of this case and its RETURN
-        yield _op(_RETURN, ALLOW)
-    yield _op(_RETURN, ERRNO | errno.EPERM)
+        yield _op(_RETURN, verdict)
 
 
 def _test(test: Test) -> Iterator[bytes]:

@@ -42,20 +42,17 @@ _WHOLE: Final = libc.MOUNT_ATTR_RDONLY | libc.MOUNT_ATTR_NOSUID | libc.MOUNT_ATT
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Absolute paths as they are named; some may be symbolic links or lie in another. Existing ones only."""
+    """What is seen, found out once.
+
+    Attributes:
+        paths: absolute, as they are named; some may be symbolic links or lie in another. Existing ones only.
+        devices: the same.
+        scratch: where a worker may write: /tmp, unless Python itself lies there.
+    """
 
     paths: tuple[str, ...]
     devices: tuple[str, ...]
-
-    @property
-    def scratch(self) -> str:
-        """Where a worker may write: /tmp, unless Python itself lies there."""
-        return _NOT_TMP if any(Path(path).is_relative_to(_TMP) for path in self._named()) else _TMP
-
-    def _named(self) -> Iterable[str]:
-        for path in self.paths:
-            yield path
-            yield str(Path(path).resolve())
+    scratch: str
 
     def covers(self, path: str) -> str | None:
         """Return the offered path through which a worker could read `path`, if there is one: no key may lie there."""
@@ -85,7 +82,9 @@ def host_view(openings: Openings) -> View:
         wanted.append(path)
     there = {os.path.normpath(path) for path in wanted if Path(path).exists()}
     devices = tuple(path for path in _DEVICES if Path(path).exists())
-    return View(tuple(sorted(there)), devices)
+    named = there | {os.path.realpath(path) for path in there}
+    scratch = _NOT_TMP if any(Path(path).is_relative_to(_TMP) for path in named) else _TMP
+    return View(tuple(sorted(there)), devices, scratch)
 
 
 def everybody_reads(view: View, *, with_parents: bool) -> bool:

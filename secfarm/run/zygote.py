@@ -183,6 +183,8 @@ class Zygote:
         os.close(child.pidfd)
         code = os.waitstatus_to_exitcode(status)
         ended_by, with_status = (-code, None) if code < 0 else (None, code)
+        if ended_by == signal.SIGSYS:
+            ended_by = signal.SIGKILL  # its filter ended it: most likely because it would kill itself
         self._tell(Exited(child.number, ended_by, with_status, used.ru_utime + used.ru_stime))
 
 

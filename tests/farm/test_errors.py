@@ -274,10 +274,21 @@ def test_a_worker_that_dies_of_a_signal_says_which(kernel, gate: Gate) -> None:
     assert kernel.run(divmod, 7, 2) == (3, 1)
 
 
-def test_a_signal_that_a_task_sends_itself_has_no_effect(one_kernel) -> None:
+def test_a_task_that_kills_its_own_process_is_told_by_that_signal(kernel) -> None:
+    """The kernel alone would keep it from doing so: it is process 1 of a namespace."""
+    by_kill = lambda: __import__("os").kill(__import__("os").getpid(), 9)
+    by_raise = lambda: __import__("signal").raise_signal(9)
+    for task in (by_kill, by_raise):
+        error = kernel.submit(task).exception(WAIT_S)
+        assert isinstance(error, WorkerLostError)
+        assert error.signal == signal.SIGKILL
+    assert kernel.run(divmod, 7, 2) == (3, 1)
+
+
+def test_another_signal_that_a_task_sends_itself_has_no_effect_without_a_handler(one_kernel) -> None:
     """Its worker is process 1 of a namespace: the kernel keeps such signals from it."""
     task = lambda n: __import__("os").kill(__import__("os").getpid(), n)
-    assert [one_kernel.run(task, int(n)) for n in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)] == [None] * 3
+    assert [one_kernel.run(task, int(n)) for n in (signal.SIGTERM, signal.SIGSTOP)] == [None] * 2
 
 
 def test_a_worker_that_exits_by_itself_has_no_signal(one_kernel) -> None:

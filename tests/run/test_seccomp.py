@@ -98,6 +98,14 @@ def test_signals_go_to_oneself(machine: Machine) -> None:
 
 
 @both
+def test_process_1_can_kill_itself_all_the_same(machine: Machine) -> None:
+    assert of(machine, "kill", 1, 9, pid=1) == of(machine, "tgkill", 1, 5, 9, pid=1) == KILL
+    assert of(machine, "kill", 1, 15, pid=1) == of(machine, "tgkill", 1, 5, 10, pid=1) == ALLOW
+    assert of(machine, "kill", 77, 9, pid=77) == ALLOW
+    assert of(machine, "kill", 2, 9, pid=1) == EPERM
+
+
+@both
 def test_the_upper_half_of_an_argument_hides_nothing(machine: Machine) -> None:
     """The kernel takes 32 bits of an ioctl's number; a socket's address is all 64."""
     tiocsti, fionbio = 0x5412, 0x5421
@@ -163,10 +171,14 @@ def test_bisection_finds_what_the_lists_say(kinds: dict[str, int], value: int, a
     machine = MACHINES["x86_64"]
     listed = {kind: frozenset(name for name, one in kinds.items() if one == kind) for kind in range(4)}
     cases = [[Word(argument, (value & 0xFF,), 0xFF), Whole(argument, (5, value & 0xFFFFFFFF))]]
-    rules = Rules(listed[0] | {"exit"}, dict.fromkeys(listed[1], cases), listed[2])
+    ends = [[Word(5 - argument, (7,))]]
+    rules = Rules(listed[0] | {"exit"}, dict.fromkeys(listed[1], cases), listed[2], dict.fromkeys(listed[1], ends))
     ours = build(rules, machine)
     args = [value if place == argument else 0 for place in range(6)]
     is_whole = value in {5, value & 0xFFFFFFFF}
+    for name in listed[1]:
+        fatal = [7 if place == 5 - argument else word for place, word in enumerate(args)]
+        assert verdict(ours, machine, machine.numbers[name], *fatal) == KILL
     for name, number in machine.numbers.items():
         expected = {0: ALLOW, 1: ALLOW if is_whole else EPERM, 2: EPERM}.get(kinds.get(name, 3), ENOSYS)
         assert verdict(ours, machine, number, *args) == (ALLOW if name == "exit" else expected)

@@ -16,7 +16,7 @@ from secfarm.run.compiler import Prepared
 from secfarm.run.pipe import Run
 from secfarm.run.pool import WorkerPool
 from secfarm.run.profile import Bounds
-from secfarm.run.worker import Worker, _encoded
+from secfarm.run.worker import Worker, _encoded, rehearse
 from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.deftask import task_from_source
@@ -89,6 +89,14 @@ async def test_a_worker_has_not_even_loaded_what_touches_keys_or_sockets(pool: W
 
     held = set(await run(pool.crew(), loaded))
     assert not held & {"nacl", "cryptography", "ssl", "socket", "asyncio", "_cffi_backend", "numpy"}
+
+
+def test_what_a_worker_rehearses_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # calls replace both
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    with Path("/proc/self/statm").open("rb") as statm:
+        done = rehearse(statm.fileno(), Bounds())
+    assert [(one.error, codec.decode(one.value)) for one in done] == [(None, 1), (None, 1)]
 
 
 @pooled()
