@@ -55,7 +55,7 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (KerberosError, "docs/kerberos.md explains every message; `secfarm doctor --kerberos` looks at this machine"),
     (AuthError, "compare known_servers here, allowed_signers there, and both clocks; the server's log has the reason"),
     (KeytabError, "docs/kerberos.md, section 1, says how keytabs are made and kept"),
-    (KeyFileError, "make one with `secfarm keygen`; keys/README.md says how keys are kept"),
+    (KeyFileError, "`secfarm keygen` makes keys; keys/README.md says how they are kept"),
     (TrustFileError, "correct the file; docs/operations.md has its format"),
     (ConfigError, "correct the configuration; docs/operations.md has its format"),
     (PolicyError, "the server's policy.toml says what you may do"),

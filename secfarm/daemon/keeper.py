@@ -119,7 +119,11 @@ class Keeper:
             self._tell(Down("error", f"{type(error).__name__}: {error}"))
             return
         self._attach()
-        await self._server.finished.wait()
+        try:
+            await self._server.over()
+        except SecfarmError as error:
+            self._tell(Down(error.code, str(error)))  # the supervisor ends all roles, this one too
+            return
         self.ended.set()
 
     def _attach(self) -> None:

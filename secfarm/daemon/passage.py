@@ -124,7 +124,7 @@ class Up(msgspec.Struct, array_like=True, frozen=True, tag=0):
 
 
 class Down(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Keeper to supervisor: it could not start, and why (see errors.py)."""
+    """Keeper to supervisor: it could not start, or cannot go on, and why (see errors.py)."""
 
     code: str
     text: str

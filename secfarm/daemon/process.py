@@ -86,7 +86,7 @@ async def _serve_line(config: ServerConfig, line: socket.socket) -> None:
         asyncio.get_running_loop().add_signal_handler(number, Ender(server))
     await server.start(())
     await server.serve_only(line)
-    await server.finished.wait()
+    await server.over()
 
 
 class Ender:
@@ -147,7 +147,18 @@ class BackgroundServer:
         server = self._server = make_server(config, auth, name)
         self.addresses = await server.start(listen, config.dial)
         self._started.set()
-        await server.finished.wait()
+        await server.over()
+
+    def wait(self) -> None:
+        """Return when the server has ended; whatever interrupts that ends it.
+
+        Raises:
+            SecfarmError: it ended because it could not go on.
+        """
+        with self:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """End the server at once and wait until it has."""
@@ -187,6 +198,5 @@ def start_server(
     server = BackgroundServer(loaded, [parse_address((host, port), listening=True)], auth, name)
     if background:
         return server
-    with server:
-        server._thread.join()  # noqa: SLF001 - it is this module's
+    server.wait()
     return None

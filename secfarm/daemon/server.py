@@ -22,7 +22,7 @@ from secfarm.daemon.status import status_of
 from secfarm.daemon.tasks import Task, TaskTable
 from secfarm.daemon.terms import terms_of_all
 from secfarm.daemon.ways import GateWays, OwnWays, Ways
-from secfarm.errors import AuthError, KernelError, SecfarmError
+from secfarm.errors import AuthError, KernelError, SecfarmError, TrustFileError
 from secfarm.limits import MAX_SESSIONS, MAX_SESSIONS_PER_PRINCIPAL
 from secfarm.net.listen import local_address, open_sockets
 from secfarm.net.pump import Connection
@@ -267,6 +267,19 @@ class Server:
         self.pool.close()
         self.finished.set()
 
+    async def over(self) -> None:
+        """Return when it has ended.
+
+        Raises:
+            TrustFileError: because its audit log could not be written.
+        """
+        await self.finished.wait()
+        if self._unrecorded is not None:
+            raise TrustFileError(
+                f"the audit log cannot be written ({self._unrecorded}): the server took no more work and ended. Make "
+                "room for it and start the server again"
+            ) from self._unrecorded
+
     def _close_ways_in(self) -> None:
         if self._ways is not None:
             self._ways.close()
@@ -299,6 +312,7 @@ class Server:
 
     def turned_away(self, source: str, error: Exception) -> None:
         """Write down who did not get in."""
+        _log.info("a connection from %s was turned away: %s", source, error)
         self.audit("turned-away", {"source": source, "reason": str(error)})
 
     def _session(self, certificate: bytes, dialled: Address | None, peer_certificate: bytes) -> Session:

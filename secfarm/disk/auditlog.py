@@ -42,6 +42,7 @@ class AuditLog:
             with os.fdopen(os.dup(self._descriptor), "rb") as file:
                 file.seek(0)
                 self._chain = AuditChain(_read_chain(self._path, file))
+            self._size_bytes = os.fstat(self._descriptor).st_size  # of whole records; nobody else writes it
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -59,8 +60,8 @@ class AuditLog:
         """Write the records in one go; they are with the system when this returns.
 
         Raises:
-            OSError: they could not be written. The log is closed then, because half a line may be in it: what goes
-                unrecorded must not go on.
+            OSError: they could not be written. The log is closed then: what goes unrecorded must not go on. Half a line
+                that is in it by then (a full disk) is taken out again, so that the chain is whole.
         """
         lines = b"".join([self._chain.append(record, now_s) for record in records])
         try:
@@ -68,8 +69,11 @@ class AuditLog:
             if self._sync:
                 os.fsync(self._descriptor)
         except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._size_bytes)
             self.close()
             raise
+        self._size_bytes += len(lines)
 
     def close(self) -> None:
         """Close the file; closing twice is no error, appending afterwards is an OSError."""
@@ -108,7 +112,7 @@ def verify_log(path: str | os.PathLike[str]) -> AuditSummary:
         with Path(path).open("rb") as file:
             return _read_chain(Path(path), file)
     except OSError as problem:
-        raise TrustFileError(f"{path}: cannot be read ({problem})") from problem
+        raise TrustFileError(f"{path}: cannot be read ({problem.strerror})") from problem
 
 
 def _open(path: Path) -> int:
@@ -158,7 +162,9 @@ class SourceArchive:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
-            raise TrustFileError(f"{directory}: the source archive cannot be made ({problem})") from problem
+            raise TrustFileError(
+                f"{directory}: the source archive cannot be made ({problem}); nothing was started"
+            ) from problem
 
     def keep(self, text: bytes) -> str:
         """Keep `text` and return its digest, hex SHA-256. What is there already is not written again.

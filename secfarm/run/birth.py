@@ -80,7 +80,6 @@ class Exited(msgspec.Struct, array_like=True, frozen=True, tag=4):
     signal: int | None
     status: int | None
     cpu_s: float
-    peak_bytes: int
 
 
 Order = Start | Fork | Stop | Go | Kill

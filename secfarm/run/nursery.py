@@ -241,7 +241,7 @@ class Nursery:
         births = list(self._births.values())
         self.close()
         for birth in births:
-            birth.on_exit(Exited(birth.number, 9, None, 0.0, 0))
+            birth.on_exit(Exited(birth.number, 9, None, 0.0))
         self._on_lost()
 
     def _order_if_there(self, order: Go | Kill) -> None:

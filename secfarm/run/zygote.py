@@ -115,7 +115,7 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         if pid is None:
-            self._tell(Exited(order.number, None, _NOT_FORKED, 0.0, 0))
+            self._tell(Exited(order.number, None, _NOT_FORKED, 0.0))
             return
         pidfd = os.pidfd_open(pid)
         child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot)
@@ -185,8 +185,7 @@ class Zygote:
         ended_by, with_status = (-code, None) if code < 0 else (None, code)
         if ended_by == signal.SIGSYS:
             ended_by = signal.SIGKILL  # its filter ended it: most likely because it would kill itself
-        cpu_s = used.ru_utime + used.ru_stime
-        self._tell(Exited(child.number, ended_by, with_status, cpu_s, used.ru_maxrss << 10))
+        self._tell(Exited(child.number, ended_by, with_status, used.ru_utime + used.ru_stime))
 
 
 def _fork() -> int | None:
@@ -277,7 +276,10 @@ def main(control_fd: int) -> None:
 def _wait_for(init: int) -> NoReturn:
     """Outside of the process namespace: be there for the server to wait for, and end as the zygote ends."""
     _, status = os.waitpid(init, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
 
 
 def _warm(openings: Openings, home: str) -> None:

@@ -17,7 +17,6 @@ from secfarm.errors import BadSignatureError, KeyFileError
 SEED_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
-TAG_BYTES: Final = 32
 
 
 def ed25519_expand(seed: bytes) -> tuple[bytes, bytes]:

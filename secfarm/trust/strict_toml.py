@@ -70,10 +70,6 @@ class Table:
         """The keys that are given; for tables whose keys are the file's own."""
         return tuple(self._fields)
 
-    def has(self, key: str) -> bool:
-        """Return whether the key is given."""
-        return key in self._fields
-
     def text(self, key: str) -> str | None:
         """Return a non-empty string without control characters, or None where the key is not given."""
         value = self._take(key)

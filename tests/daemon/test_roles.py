@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from secfarm import Kernel, deftask
 from secfarm.auth import GssAuthClient
-from secfarm.errors import ConnectionLostError, KernelCreationError, WorkerLostError
+from secfarm.disk.auditlog import verify_log
+from secfarm.errors import ConnectionLostError, KernelCreationError, TaskRefusedError, WorkerLostError
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
 from tests.daemon.memory import forms, holds, lines_with
 from tests.daemon.roles import Roles, children_of
@@ -162,6 +164,30 @@ def test_the_end_of_the_zygote_leaves_no_worker_behind(roles: Roles) -> None:
             roles.until(lambda pid=pid: not Path(f"/proc/{pid}").exists() or is_zombie(pid))
 
 
+def test_how_the_zygote_ended_is_told_by_the_signal(roles: Roles) -> None:
+    (init,) = children_of(roles.pid("zygote"))
+    os.kill(init, signal.SIGKILL)
+    roles.until(lambda: "the zygote ended (SIGKILL)" in roles.stderr.read_text())
+    with roles.kernel() as kernel:
+        assert kernel.run(lambda: 1) == 1
+
+
+def test_on_a_full_disk_the_server_ends_with_an_error_and_its_log_whole(roles: Roles) -> None:
+    """Played by a limit of the keeper; with room again it starts."""
+    log = roles.site.folder / "audit.jsonl"
+    with roles.kernel(delivery="at-most-once") as kernel:
+        assert kernel.run(lambda: 1) == 1
+        roles.until(lambda: roles.site.events("finished"))
+        resource.prlimit(roles.pid("keeper"), resource.RLIMIT_FSIZE, (log.stat().st_size + 10, resource.RLIM_INFINITY))
+        with pytest.raises((ConnectionLostError, TaskRefusedError)):
+            kernel.run(lambda: 2)
+    assert roles.process.wait(DEADLINE_S) == 2
+    assert "cannot be written" in roles.stderr.read_text().splitlines()[-2]
+    assert verify_log(log).records == len(roles.site.audit)
+    with Roles(roles.site) as again, again.kernel() as kernel:
+        assert kernel.run(lambda: 3) == 3
+
+
 def test_without_its_supervisor_no_role_stays(roles: Roles) -> None:
     pids = [roles.pid("gate"), roles.pid("keeper"), roles.pid("zygote")]
     with roles.kernel() as kernel:
@@ -212,3 +238,4 @@ def test_the_word_of_refusal_comes_through_the_gate(roles: Roles) -> None:
         Kernel([roles.address], auth=roles.site.auth(EVE), key=EVE, connect_timeout_s=5.0)
     roles.until(lambda: roles.site.events("turned-away"))  # written once the word was said
     assert len(roles.site.events("turned-away")) == 1
+    assert "127.0.0.1 was turned away: a client showed" in roles.stderr.read_text()

@@ -98,8 +98,8 @@ def test_what_cannot_be_recorded_closes_the_log(tmp_path: Path) -> None:
             signal.signal(signal.SIGXFSZ, handler)
         with pytest.raises(OSError, match="descriptor"):
             log.append({"event": "accepted"}, NOW_S)
-    with pytest.raises(VerifyError):
-        verify_log(path)
+    assert verify_log(path).records == 1, "half a line was left in it"
+    write(path, "started")
 
 
 def test_a_missing_log_cannot_be_verified(tmp_path: Path) -> None:

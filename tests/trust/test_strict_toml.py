@@ -94,7 +94,6 @@ def test_what_is_not_given_is_none_or_empty() -> None:
     assert (table.text("k"), table.count("k"), table.seconds("k"), table.table("k")) == (None,) * 4
     assert (table.texts("k"), table.tables("k")) == ((), ())
     assert table.flag("k", default=True)
-    assert not table.has("k")
     table.finish()
 
 
