@@ -101,7 +101,7 @@ class LocalServers:
         """
         wanted = [parse_address(address, listening=True) for address in addresses]
         settings = _Settings(workers, confinement, _POLICY + _confine_table(confine or {}))
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="secfarm-"))
+        self.folder = folder or _new_folder()
         self.addresses: list[str] = []
         self._owner = os.getpid()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -233,7 +233,7 @@ def local_kernel(
         KernelCreationError: the daemon does not start, or tasks cannot be confined so.
         TypeError: `confine` holds what TOML cannot say.
     """
-    folder = Path(tempfile.mkdtemp(prefix="secfarm-"))
+    folder = _new_folder()
     try:
         servers = LocalServers(
             [f"unix:{folder}/sock"], workers=workers, confine=confine, confinement=confinement, folder=folder
@@ -248,6 +248,13 @@ def local_kernel(
         raise
     kernel.on_close(servers.close)
     return kernel
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="secfarm-"))
+    except OSError as error:
+        raise KernelCreationError(f"local servers keep their keys in a temporary directory: {error}") from error
 
 
 # --- questions ----------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from secfarm.run.pipe import PACKET_BYTES
 from secfarm.task.outcome import Done
 from secfarm.task.payload import Priority
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from secfarm.run.process import WorkerProcess
     from secfarm.task.outcome import ErrorRecord
     from secfarm.task.payload import ProgramText
+
+_RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and program, at most
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +89,12 @@ class Worker:
     cpu_check: asyncio.TimerHandle | None = None
     deadline: asyncio.TimerHandle | None = None
     stall_check: asyncio.TimerHandle | None = None
+    unread_check: asyncio.TimerHandle | None = None
+
+    def may_have_next(self, work: Work) -> bool:
+        """Whether the call may stand behind others in its pipe: one packet, of a program that it has."""
+        size_bytes = _RUN_BYTES + len(work.arguments) + len(work.values or b"")
+        return work.key in self.programs and size_bytes <= PACKET_BYTES
 
 
 class Crew:

@@ -21,6 +21,10 @@ from secfarm.task.payload import ProgramText
 
 PACKET_BYTES: Final = 4096  # PIPE_BUF of Linux: larger writes are cut into several packets
 LENGTH: Final = struct.Struct(">I")
+_BIN32: Final = struct.Struct(">BI")  # with which msgpack begins long bytes
+_COPIED_BYTES: Final = 1 << 20  # a value up to this size is copied into its frame: one write is faster than three
+_FIRST_FIELDS: Final = 2  # bytes of a report before its number: msgpack's for an array, and the tag
+_EMPTY_BIN: Final = 2
 MAX_NOTE_CHARS: Final = 128  # behind a task's output, when some of it was dropped
 PIECE_CHARS: Final = 1000  # of output in one report: under PIPE_BUF in any encoding, so that it is written whole
 MAX_RECORD_CHARS: Final = 4 * MAX_ERROR_TEXT_BYTES  # all texts of an error together; our workers send about a quarter
@@ -62,6 +66,18 @@ def decode_run(body: bytes | bytearray | memoryview) -> Run:
 def encode_report(report: Report) -> bytes:
     """Return the frame of `report`."""
     return frame(_encoder.encode(report))
+
+
+def encode_done(done: Done) -> tuple[bytes, ...]:
+    """Return the frame of a report in parts: a large value as it is, because memory may have no room for copies."""
+    value = done.value
+    if value is None or len(value) <= _COPIED_BYTES:
+        return (encode_report(done),)
+    body = _encoder.encode(msgspec.structs.replace(done, value=b""))
+    start = _FIRST_FIELDS + len(_encoder.encode(done.number))
+    head = body[:start] + _BIN32.pack(0xC6, len(value))
+    tail = body[start + _EMPTY_BIN :]
+    return LENGTH.pack(len(head) + len(value) + len(tail)) + head, value, tail
 
 
 def decode_report(body: bytes | memoryview) -> Report:

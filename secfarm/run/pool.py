@@ -15,7 +15,7 @@ from secfarm.errors import ProtocolError
 from secfarm.limits import RESERVED_BYTES
 from secfarm.run.cradle import DEFAULT
 from secfarm.run.crew import Crew, Work, Worker
-from secfarm.run.pipe import MAX_NOTE_CHARS, PACKET_BYTES, Run
+from secfarm.run.pipe import MAX_NOTE_CHARS, Run
 from secfarm.run.process import WorkerProcess
 from secfarm.run.reserve import Reserve
 from secfarm.task.outcome import Done, ErrorRecord
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 # 0.1 ms), and little enough that a call that turns out long holds nobody up before it is noticed.
 _PIPELINE_S: Final = 0.002
 _PIPELINE_CALLS: Final = 128  # half of the packets that a pipe of 1 MiB takes
-_RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and program, at most
 _STALLED_S: Final = 0.005
+_UNREAD_S: Final = 1.0  # a worker that said it was idle reads at once what it is sent, but on an overloaded machine
 _WEIGHT: Final = 0.2  # of the newest duration in a program's moving average
 _PROCESSORS: Final = os.cpu_count() or 1
 _TENURE_S: Final = 1.0  # a crew that still has work keeps a worker this long before another crew may have its place
@@ -144,7 +144,7 @@ class WorkerPool:
         best, best_s = None, _PIPELINE_S - expected
         for worker in crew.workers:
             free = not (worker.alone or worker.stalled or worker.verdict) and len(worker.queue) < _PIPELINE_CALLS
-            if free and worker.load_s < best_s and _may_follow(work, worker):
+            if free and worker.load_s < best_s and worker.may_have_next(work):
                 best, best_s = worker, worker.load_s
         return best
 
@@ -259,6 +259,8 @@ class WorkerPool:
     def _begins(self, worker: Worker) -> None:
         """The head of the queue is what the worker runs from now on: its clocks start."""
         work = worker.queue[0]
+        if worker.ready and worker.unread_check is None:
+            worker.unread_check = self.loop.call_later(_UNREAD_S, self._check_unread, worker, work)
         if work.cpu_s is not None and worker.ready:  # it cannot be told: it is process 1, and hears nothing
             worker.cpu_began_s = worker.process.cpu_s()
             if worker.cpu_check is None:
@@ -304,6 +306,19 @@ class WorkerPool:
                 self.pump(worker.crew)
         else:
             worker.stall_check = self.loop.call_later(_STALLED_S, self._check_stall, worker, worker.queue[0])
+
+    def _check_unread(self, worker: Worker, head: Work) -> None:
+        """Replace a worker that does not read: what it told of the call before was a lie, or left something running."""
+        worker.unread_check = None
+        if not worker.queue or worker.crew is None:
+            return
+        if worker.queue[0] is not head:
+            worker.unread_check = self.loop.call_later(_UNREAD_S, self._check_unread, worker, worker.queue[0])
+            return
+        self.take_back(worker)
+        if not worker.queue:
+            self._leave(worker.crew, worker)
+        self.pump(worker.crew)
 
     def take_back(self, worker: Worker) -> None:
         """Put the calls that the worker has not begun back in front of its crew's queues."""
@@ -435,7 +450,7 @@ class WorkerPool:
     def _exited(self, process: WorkerProcess, how: Exit) -> None:
         worker = self._workers.pop(process)
         self._reserve.discard(worker)
-        for timer in (worker.deadline, worker.stall_check, worker.cpu_check):
+        for timer in (worker.deadline, worker.stall_check, worker.cpu_check, worker.unread_check):
             if timer is not None:
                 timer.cancel()
         if not (worker.ready or worker.unwanted):
@@ -478,9 +493,3 @@ def _over_cpu(most_s: float) -> ErrorRecord:
 def _next_look_s(left_s: float) -> float:
     """When to look again at a worker that may use so much more, with threads on every processor."""
     return max(_CPU_LOOK_S, left_s / _PROCESSORS)
-
-
-def _may_follow(work: Work, worker: Worker) -> bool:
-    """Whether the call may stand behind others in the worker's pipe: one packet, of a program that it has."""
-    size_bytes = _RUN_BYTES + len(work.arguments) + len(work.values or b"")
-    return work.key in worker.programs and size_bytes <= PACKET_BYTES

@@ -22,6 +22,8 @@ from secfarm.task.outcome import Done
 from secfarm.task.program import NameProgram, make_program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from secfarm.run.nursery import Nursery
 
 _ATTEMPT: Final = make_program(NameProgram("secfarm.run.escapes:attempt"))
@@ -89,6 +91,20 @@ def _allowed(nursery: Nursery) -> set[str]:
     return allowed
 
 
+@contextlib.contextmanager
+def _canary(folder: Path | None) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="secfarm-", dir=folder))
+            canary = Path(place, "canary")
+            canary.write_text("canary", "utf-8")
+        except OSError as error:
+            raise ConfinementError(
+                f"the probe finds no place for a file that workers are not to read: {error}; nothing is served"
+            ) from error
+        yield canary
+
+
 class _Probe:
     """A worker with its pipes, and a canary."""
 
@@ -96,15 +112,13 @@ class _Probe:
         self._nursery = nursery
         self._deadline_s = deadline_s
         self._stack = contextlib.ExitStack()
+        self._canary = self._stack.enter_context(_canary(folder))
         requests_read, self._requests = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
         self._results, results_write = os.pipe2(os.O_CLOEXEC)
         for fd in (self._requests, self._results):
             self._stack.callback(os.close, fd)
         self._number = nursery.fork(requests_read, results_write, lambda _: None)
         self._stack.callback(nursery.kill, self._number)
-        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="secfarm-", dir=folder))
-        self._canary = Path(place, "canary")
-        self._canary.write_text("canary", "utf-8")
         self._carried = False
 
     def __enter__(self) -> Self:

@@ -155,9 +155,10 @@ class WorkerProcess:
                 end = start + LENGTH.size + size
                 if len(received) < end:
                     return
-                body = bytes(received[start + LENGTH.size : end])
+                with memoryview(received)[start + LENGTH.size : end] as body:
+                    report = decode_report(body)
                 start = end
-                yield decode_report(body)
+                yield report
         finally:
             del received[:start]
 

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -23,7 +23,7 @@ from secfarm.limits import MAX_ERROR_TEXT_BYTES, MAX_VALUE_BYTES, RESERVED_BYTES
 from secfarm.run.compiler import Prepared
 from secfarm.run.exceeded import exceeded
 from secfarm.run.output import Output
-from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_report
+from secfarm.run.pipe import LENGTH, PACKET_BYTES, Run, decode_run, encode_done, encode_report
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.program import (
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from secfarm.run.profile import Bounds
     from secfarm.task.payload import ProgramText
 
+_T = TypeVar("_T")
 _MAX_REPORT_CHARS: Final = 4096
 _MAX_NAME_CHARS: Final = 255
 _MAX_MODULES: Final = 500
+_traceback_of: Final = vars(BaseException)["__traceback__"].__get__  # past what a class of the user's says
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 # Calls of ours, which leave nothing behind: what every first call would wait for is done before there is one.
 _REHEARSED: Final = (
@@ -64,7 +66,7 @@ _REHEARSED: Final = (
 class Worker:
     """The state of this process between calls: compiled programs and what broadcasts defined."""
 
-    def __init__(self, write: Callable[[bytes], None], statm_fd: int, bounds: Bounds) -> None:
+    def __init__(self, write: Callable[..., None], statm_fd: int, bounds: Bounds) -> None:
         """Begin with nothing.
 
         Args:
@@ -89,7 +91,7 @@ class Worker:
         try:
             value = _encoded(self._result(call))
         except BaseException as raised:  # noqa: BLE001 - a SystemExit in a task ends the task, not the worker
-            error = _bounded(_record(call, raised, self._bounds))
+            error = _told(call, raised, self._bounds)
             value = _before(raised)
         output = self._output.end()
         if self._output.exceeded is not None:
@@ -109,9 +111,9 @@ class Worker:
         if call.dry_run:
             return _rehearsed(prepared, call)
         if not call.spread:
-            args, kwargs = codec.decode_call(call.arguments)
+            args, kwargs = _decoded(codec.decode_call, call.arguments)
             return self._call(prepared, call, args, kwargs)
-        (items,), _ = codec.decode_call(call.arguments)
+        (items,), _ = _decoded(codec.decode_call, call.arguments)
         if not isinstance(items, list):
             raise ProtocolError("the arguments to be spread are not a list")
         results: list[object] = []
@@ -163,7 +165,7 @@ def _over_output(limit: int | None) -> ErrorRecord:
 
 def _rehearsed(prepared: Prepared, call: Run) -> dict[str, object]:
     """Return what a dry run reports: all went well up to the call itself, with which program in which Python."""
-    codec.decode_call(call.arguments)
+    _decoded(codec.decode_call, call.arguments)
     prepared.bind(() if call.values is None else _values(call.values), {})
     return {"digest": prepared.program.digest, "python_version": platform.python_version()}
 
@@ -178,8 +180,24 @@ class _TaskRaisedError(Exception):
         self.before: list[object] = []
 
 
-def _record(call: Run, error: BaseException, bounds: Bounds) -> ErrorRecord:
+class _NoRoomError(Exception):
+    """What the task was given, or what it returned, has no room in the worker's memory."""
+
+
+def _told(call: Run, error: BaseException, bounds: Bounds) -> ErrorRecord:
     """Return what the client hears of an error."""
+    try:
+        return _bounded(_record(call, error, bounds))
+    except BaseException:  # noqa: BLE001 - an error is the user's: to look at its attributes or class may do anything
+        report = "an error that cannot be described"
+        return ErrorRecord("raised", report, report)
+
+
+def _record(call: Run, error: BaseException, bounds: Bounds) -> ErrorRecord:
+    if isinstance(error, _NoRoomError):
+        limit = bounds.memory_bytes if call.memory_bytes is None else call.memory_bytes
+        report = f"{error} of the task need more memory than a worker of {limit} bytes has"
+        return ErrorRecord("resource", report, kind="memory", limit=limit)
     if isinstance(error, _TaskRaisedError):
         return _raised_by_task(call, error, bounds)
     if isinstance(error, PythonVersionError):
@@ -195,19 +213,26 @@ def _record(call: Run, error: BaseException, bounds: Bounds) -> ErrorRecord:
 
 
 def _raised_by_task(call: Run, error: _TaskRaisedError, bounds: Bounds) -> ErrorRecord:
+    try:
+        record = _over_bounds(call, error, bounds)
+    except BaseException:  # noqa: BLE001 - its text and attributes are the user's, and may do anything
+        record = None
+    return record or ErrorRecord("raised", *error.prepared.format_exception(error.cause))
+
+
+def _over_bounds(call: Run, error: _TaskRaisedError, bounds: Bounds) -> ErrorRecord | None:
     is_own, function = _raised_in(error)
-    if not is_own:
-        if call.memory_bytes is not None and isinstance(error.cause, MemoryError):
-            report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
-            return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
-        if (record := exceeded(error.cause, function, bounds)) is not None:
-            return record
-    return ErrorRecord("raised", *error.prepared.format_exception(error.cause))
+    if is_own:
+        return None
+    if call.memory_bytes is not None and isinstance(error.cause, MemoryError):
+        report = f"the task wanted more than its {call.memory_bytes} bytes of memory"
+        return ErrorRecord("resource", report, kind="memory", limit=call.memory_bytes)
+    return exceeded(error.cause, function, bounds)
 
 
 def _raised_in(error: _TaskRaisedError) -> tuple[bool, str]:
     """Return whether a `raise` of the user's own text raised it, and the function where it was raised."""
-    innermost = error.cause.__traceback__
+    innermost = _traceback_of(error.cause)
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
     if innermost is None:
@@ -228,17 +253,35 @@ def _bounded(record: ErrorRecord) -> ErrorRecord:
     )
 
 
+def _decoded(decode: Callable[[bytes], _T], data: bytes) -> _T:
+    """Return what came for a task.
+
+    Raises:
+        ProtocolError: see `decode`.
+        _NoRoomError: it does not fit into memory.
+    """
+    try:
+        return decode(data)
+    except ProtocolError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise _NoRoomError("the arguments") from None
+        raise
+
+
 def _encoded(result: object) -> bytes:
     """Return the bytes of a result.
 
     Raises:
         ValueTransferError: a part of it cannot travel, or it is too large.
+        _NoRoomError: there is no memory for them.
     """
     try:
-        encoded = codec.encode(result)
+        encoded = codec.encode_result(result)
         if len(encoded) > MAX_VALUE_BYTES:
             raise ValueTransferError(f"value has {len(encoded)} bytes, at most {MAX_VALUE_BYTES} can travel")
-        return encoded
+        return cast("bytes", encoded)  # a bytearray goes into a report as bytes do
+    except MemoryError:
+        raise _NoRoomError("the results") from None
     except ValueTransferError as error:
         reason = str(error).removesuffix("; nothing was sent")
         if reason.startswith("value"):
@@ -252,7 +295,7 @@ def _before(error: BaseException) -> bytes | None:
         return None
     try:
         return _encoded(error.before)
-    except SecfarmError:
+    except BaseException:  # noqa: BLE001 - what is looked at is the user's, and may do anything
         return None
 
 
@@ -263,7 +306,7 @@ def _run_coroutine(coroutine: CoroutineType[object, object, object]) -> object:
 
 
 def _values(encoded: bytes) -> list[object]:
-    values = codec.decode(encoded)
+    values = _decoded(codec.decode, encoded)
     if not isinstance(values, list):
         raise ProtocolError("the captured values are not a list")
     return values
@@ -311,11 +354,13 @@ class _Pipe:
         self._fd = fd
         self._lock = threading.RLock()
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
+    def write(self, *parts: bytes) -> None:
+        """Write a frame, which may come in parts."""
         with self._lock:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(self._fd, view) :]
 
 
 def rehearse(statm_fd: int, bounds: Bounds) -> list[Done]:
@@ -342,4 +387,4 @@ def main(requests_fd: int, results_fd: int, statm_fd: int, bounds: Bounds) -> No
     write(encode_report(Done(0, b"", None, 0.0, 0.0)))
     rehearse(statm_fd, bounds)
     while (body := _read_frame(requests_fd)) is not None:
-        write(encode_report(run(decode_run(body))))
+        write(*encode_done(run(decode_run(body))))

@@ -7,7 +7,7 @@ names and calls no constructor of a user's class. Format and limits: docs/codec.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -29,10 +29,12 @@ from secfarm.task.codec_kinds import (
     all_of,
 )
 
-__all__ = ["decode", "decode_call", "encode", "encode_call"]
+__all__ = ["decode", "decode_call", "encode", "encode_call", "encode_result"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Call: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
+
+_Pack: TypeAlias = "Callable[[object], bytes | bytearray]"
 
 _KEYS_OF_KWARGS: Final = frozenset({str})
 _PLAIN: Final = SCALARS | {list, dict}
@@ -70,12 +72,26 @@ def encode(value: object) -> bytes:
     Raises:
         ValueTransferError: a part of it cannot travel; the message names its path and its type.
     """
+    return bytes(_encode(value, _encoder.encode))  # which they are: not copied
+
+
+def encode_result(value: object) -> bytes | bytearray:
+    """As `encode`, in a process whose memory is limited.
+
+    Raises:
+        MemoryError: there is no room for the bytes.
+        ValueTransferError: see `encode`.
+    """
+    return _encode(value, _packed)
+
+
+def _encode(value: object, pack: _Pack) -> bytes | bytearray:
     try:
         if _is_plain((value,), set(), 0):
-            return _encoder.encode(value)
-        return _encode_tree(value, wide=False)
+            return pack(value)
+        return _encode_tree(value, pack, wide=False)
     except (OverflowError, UnicodeEncodeError):  # an int over 64 bits or a lone surrogate, somewhere
-        return _encode_tree(value, wide=True)
+        return _encode_tree(value, pack, wide=True)
     except RecursionError:
         raise ValueTransferError(_NO_STACK) from None
 
@@ -282,21 +298,28 @@ def _decode_scalar_call(buffer: Buffer) -> Call | None:
 # --- the general ways ---------------------------------------------------------------------------------------------
 
 
-def _encode_tree(value: object, *, wide: bool) -> bytes:
+def _packed(wire: object) -> bytearray:
+    """As `_encoder.encode`, which ends the process (msgspec 0.22) where this raises MemoryError."""
+    buffer = bytearray()
+    _encoder.encode_into(wire, buffer)
+    return buffer
+
+
+def _encode_tree(value: object, pack: _Pack, *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
-    return _finished(walk, _root(walk, "value", value, 0))
+    return _finished(walk, _root(walk, "value", value, 0), pack)
 
 
 def _encode_call_tree(args: tuple[object, ...], kwargs: dict[str, object], *, wide: bool) -> bytes:
     walk = TreeEncoder(wide=wide)
     depth = 1 - _CALL_LEVELS
     root = [TUPLE, _root(walk, "args", args, depth), _root(walk, "kwargs", kwargs, depth) if kwargs else [MAP, {}]]
-    return _finished(walk, root)
+    return _finished(walk, root, _encoder.encode)
 
 
-def _finished(walk: TreeEncoder, root: object) -> bytes:
+def _finished(walk: TreeEncoder, root: object, pack: _Pack) -> bytes:
     try:
-        return TREE_MARK + _encoder.encode(walk.finish(root))
+        return TREE_MARK + pack(walk.finish(root))
     except CannotTravel as trouble:
         raise ValueTransferError(f"the value {trouble.reason}; nothing was sent") from None
 

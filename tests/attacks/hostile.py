@@ -842,6 +842,55 @@ def deep_result(world):
 
 
 @attack()
+def returns_more_than_fits_into_memory(world):
+    return [b"x" * 1000] * 1_000_000
+
+
+@attack()
+def raises_what_cannot_be_looked_at(world):
+    class Meta(type):
+        def __getattribute__(cls, name):
+            raise SystemExit
+
+    class Evil(BaseException, metaclass=Meta):
+        def __getattribute__(self, name):
+            raise SystemExit
+
+    raise Evil
+
+
+@attack()
+def has_an_error_that_ends_whoever_looks_at_it(world):
+    class EvilError(OSError):
+        @property
+        def errno(self):
+            raise SystemExit
+
+    def endless():
+        yield
+        return ()
+
+    endless().throw(EvilError)
+
+
+@attack(End.DIED, End.NOTHING)
+def claims_to_be_done_and_goes_on(world):
+    import os
+    import sys
+
+    from secfarm.run.pipe import Run, encode_report
+    from secfarm.task.outcome import Done
+
+    frame = sys._getframe()
+    while not isinstance(frame.f_locals.get("call"), Run):
+        frame = frame.f_back
+    number = frame.f_locals["call"].number
+    os.write(int(sys.argv[2]), encode_report(Done(number, b"\xc0", None, float("nan"), float("inf"))))
+    while True:
+        pass
+
+
+@attack()
 def locks_memory(world):
     import ctypes
 

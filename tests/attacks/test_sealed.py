@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from secfarm import ResourceExceededError
 from tests.attacks.hostile import CORPUS, Attack
 from tests.attacks.onslaught import Onslaught
-from tests.attacks.siege import PROFILES
+from tests.attacks.siege import DEADLINE_S, PROFILES
 from tests.attacks.test_confinement import as_root
+from tests.attacks.world import BOUNDS
 from tests.run.nobody import public_folder, run_as_nobody, skip_without_user_namespaces
 
 
@@ -34,6 +36,14 @@ def test_no_hostile_task_escapes(attacked: Onslaught, attack: Attack) -> None:
     accepted = [record["principal"] for record in records if record["event"] == "accepted"]
     assert accepted == ["ada", "bob"]
     assert {record["event"] for record in records} <= {"accepted", "finished"}
+
+
+@as_root
+def test_arguments_that_do_not_fit_into_memory_are_a_typed_error(attacked: Onslaught) -> None:
+    with pytest.raises(ResourceExceededError, match="the arguments of the task need more memory") as caught:
+        attacked.ada.submit(lambda data: len(data), bytes(BOUNDS.memory_bytes + (24 << 20))).result(DEADLINE_S)
+    assert caught.value.kind == "memory"
+    attacked.stands()
 
 
 @pytest.mark.timeout(240)

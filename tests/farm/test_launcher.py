@@ -38,6 +38,14 @@ def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith("secfarm-")]
 
 
+def test_without_a_place_for_temporary_files_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(KernelCreationError, match="temporary directory"):
+        local_kernel(workers=1)
+    with pytest.raises(KernelCreationError, match="temporary directory"):
+        start_local_servers(["127.0.0.1:0"])
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary files go, empty at first."""

@@ -297,6 +297,11 @@ def test_the_kernel_is_asked_for_its_landlock() -> None:
     assert version >= 1
 
 
+def test_a_probe_that_has_no_place_for_its_canary_says_so(cell: Cell, tmp_path: Path) -> None:
+    with pytest.raises(ConfinementError, match="the probe finds no place for a file"):
+        probe(cell.nursery, tmp_path / "nowhere")
+
+
 def test_a_call_that_fails_names_itself() -> None:
     with pytest.raises(OSError, match="mount_setattr") as caught:
         libc.restrict_mount("/no/such/place", libc.MOUNT_ATTR_RDONLY, recursive=False)

@@ -18,6 +18,7 @@ from secfarm.run.pipe import (
     Run,
     decode_report,
     decode_run,
+    encode_done,
     encode_report,
     encode_run,
 )
@@ -100,3 +101,12 @@ def test_deep_nesting_is_a_protocol_error() -> None:
         decode_report(b"\x91" * 100_000)
     with pytest.raises(ProtocolError):
         decode_report(msgspec.msgpack.encode([1, b"", None, 0.0, 0.0, ""]) + b"\x00")
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20, (1 << 20) + 1, 3 << 20])
+@pytest.mark.parametrize("number", [1, 127, 128, 70_000, 1 << 40])
+def test_a_report_in_parts_is_the_same_report(number: int, size: int) -> None:
+    done = Done(number, b"x" * size, ErrorRecord("raised", "of a spread call"), 1.5, 2.5, "printed")
+    data = b"".join(encode_done(done))
+    assert LENGTH.unpack_from(data) == (len(data) - LENGTH.size,)
+    assert decode_report(data[LENGTH.size :]) == done

@@ -529,6 +529,28 @@ async def test_a_worker_that_reports_calls_that_it_has_not_read_costs_only_its_o
     assert await run(other, abs, -5) == 5
 
 
+def report_and_go_on() -> None:
+    """Report this very call as done, and never return."""
+    from secfarm.run.pipe import Run, encode_report
+
+    frame = sys._getframe()
+    while not isinstance(frame.f_locals.get("call"), Run):
+        assert frame.f_back is not None
+        frame = frame.f_back
+    os.write(int(sys.argv[2]), encode_report(Done(frame.f_locals["call"].number, b"\xc0", None, 0.0, 0.0)))
+    while True:
+        os.getpid()
+
+
+@pooled(size=1)
+async def test_a_call_is_not_left_to_a_worker_that_only_claims_to_be_idle(pool: WorkerPool) -> None:
+    crew = pool.crew()
+    assert value_of(await submit(crew, report_and_go_on)) is None
+    (liar,) = [worker.process.pid for worker in crew.workers]
+    assert await run(crew, abs, -1) == 1
+    assert liar not in [worker.process.pid for worker in crew.workers]
+
+
 @pooled()
 async def test_values_beside_an_error_are_for_calls_that_were_spread(pool: WorkerPool) -> None:
     from secfarm.run.pipe import encode_report

@@ -29,7 +29,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from secfarm.errors import ProtocolError
-from secfarm.task.codec import decode, decode_call, encode
+from secfarm.task.codec import decode, decode_call, encode, encode_result
 from secfarm.task.codec_kinds import COUNTER, DEQUE, FROZENSET, LIST, PAIRS, RECORD, REF, SET, TUPLE
 
 
@@ -243,3 +243,24 @@ def test_a_worker_of_bounded_memory_survives_claims_of_size() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "alive\n", done.stderr
+
+
+@pytest.mark.parametrize("value", [1, "x", [1, {"a": None}], (1, b"x"), 1 << 80, "\ud800", {1, 2}])
+def test_a_result_is_encoded_as_any_value(value: object) -> None:
+    assert encode_result(value) == encode(value)
+
+
+@pytest.mark.parametrize("value", ["[b'x' * 1000] * 1_000_000", "bytes(900 << 20)", "(b'x' * 1000,) * 1_000_000"])
+def test_a_result_for_which_there_is_no_memory_is_an_error_and_no_crash(value: str) -> None:
+    script = f"""
+import resource
+from secfarm.task import codec
+value = {value}
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+try:
+    codec.encode_result(value)
+except MemoryError:
+    print("no room")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "no room\n"), done.stderr
