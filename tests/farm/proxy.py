@@ -39,6 +39,8 @@ class Proxy:
         self.cuts = deque(cuts or [])
         self.count = 0
         self._lines: list[Line] = []
+        self._writers: list[asyncio.StreamWriter] = []  # all that there ever were
+        self._relays: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._thread.start()
@@ -48,7 +50,13 @@ class Proxy:
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
 
-    async def _connected(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    def _connected(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        self._writers.append(client)  # here, for a task may be cancelled before its first step
+        relay = self._loop.create_task(self._relay(client_reader, client))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
+    async def _relay(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.count += 1
         up, down = self.cuts.popleft() if self.cuts else (None, None)
         try:
@@ -60,6 +68,7 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
+        self._writers.append(server)
         line = Line(client, server)
         self._lines.append(line)
         line.pumps = [
@@ -114,8 +123,12 @@ class Proxy:
 
         async def end() -> None:
             self._server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()
             await asyncio.sleep(0)
 
         self._run(end())
