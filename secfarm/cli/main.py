@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "status": "status",
     "doctor": "doctor",
     "audit": "audit",
+    "policy": "policy",
 }
 
 
