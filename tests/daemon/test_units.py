@@ -186,7 +186,7 @@ def _in_a_container(state: Path) -> None:
 
     def seal() -> None:
         libc.restrict_mount("/", libc.MOUNT_ATTR_RDONLY, recursive=True)
-        for path in (str(state), _unused_temporary(state)):
+        for path in (str(state), *_unused_temporaries(state)):
             libc.mount("tmpfs", path, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, f"mode=0700,uid={NOBODY}")
 
     libc.drop_bounding_set()
@@ -195,10 +195,10 @@ def _in_a_container(state: Path) -> None:
     seccomp.engage(filter_of(frozenset(this_machine().numbers) - _DENIED))
 
 
-def _unused_temporary(state: Path) -> str:
+def _unused_temporaries(state: Path) -> list[str]:
     """The recipe has /tmp, where the site's files may lie here, or this Python."""
     used = [Path(sys.prefix), ROOT, state]
-    return next(path for path in ("/tmp", "/var/tmp") if not any(one.is_relative_to(path) for one in used))
+    return [path for path in ("/tmp", "/var/tmp") if not any(one.is_relative_to(path) for one in used)]
 
 
 def _serve_in_a_container(site: Site) -> subprocess.Popen[str]:
