@@ -55,7 +55,7 @@ ONLY_IN: Final = {
 RUN_IN_WORKER: Final = frozenset({"worker", "compiler", "exceeded", "fellow", "output", "pipe", "preflight"})
 # A zygote becomes the workers that it forks.
 RUN_IN_ZYGOTE: Final = RUN_IN_WORKER | frozenset(
-    {"zygote", "birth", "role", "lists", "profile", "confine", "view"}
+    {"zygote", "birth", "control_groups", "role", "lists", "profile", "confine", "view"}
     | {"landlock", "seccomp", "calls", "syscalls", "libc"}
 )
 WORKER: Final = frozenset({"errors.py", "limits.py", "run/escapes.py", *(f"run/{name}.py" for name in RUN_IN_ZYGOTE)})

@@ -5,12 +5,14 @@ And of the roles' own lists, by binding a process by them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from secfarm.cli.doctor import Finding, Level
 from secfarm.daemon.roles import DIALLING_GATE, GATE, KEEPER
 from secfarm.errors import ExitStatus
+from secfarm.run.control_groups import occupy
 from secfarm.run.nursery import Nursery
 from secfarm.run.probe import probe
 from secfarm.run.profile import PROFILES, ConfinementError, LayerState
@@ -35,6 +37,8 @@ def confinement_findings(profile: str, *, serves: bool) -> Iterator[Finding]:
 
 
 def _workers(profile: str, bad: Level, status: ExitStatus) -> Iterator[Finding]:
+    with contextlib.suppress(OSError):  # then the layer says that there is none
+        occupy()
     start_s = time.monotonic()
     nursery = Nursery(PROFILES[profile])
     subject = "confinement"

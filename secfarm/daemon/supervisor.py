@@ -36,6 +36,7 @@ from secfarm.disk.config import KERBEROS_NAMES, SERVER_CONFIG, state_home
 from secfarm.errors import KernelError, error_of
 from secfarm.net.line import Line, line_ends
 from secfarm.net.listen import local_address, open_sockets
+from secfarm.run import control_groups
 from secfarm.run.lists import begin
 from secfarm.run.role import ZYGOTE, spawn
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _STDERR: Final = 2
 _PAUSE_S: Final = 0.2  # before a role that ended is started again
 _STEADY_S: Final = 10.0  # a role that lived so long was well
+_ENDS_WITHIN_S: Final = 2.0  # a zygote without a keeper
 _TRIES: Final = 5  # in a row, of roles that did not
 _log: Final = logging.getLogger("secfarm")
 
@@ -207,6 +209,8 @@ class Supervisor:
         if role is KEEPER and status == 0:
             self.halt()
             return
+        if role is ZYGOTE:
+            control_groups.sweep(process.pid)
         if role is ZYGOTE and status == 0:
             return  # nobody needed it any more
         if role is KEEPER:  # the others may have ended because it is about to
@@ -240,12 +244,19 @@ class Supervisor:
             if line is not None:
                 line.close()
         self._keeper = self._gate = None
-        for pidfd, (_, process) in self._children.items():
+        for pidfd, (role, process) in self._children.items():
             self._loop.remove_reader(pidfd)
             os.close(pidfd)
-            process.kill()
-        for _, process in self._children.values():
+            if role is not ZYGOTE:
+                process.kill()
+        for role, process in self._children.values():
+            if role is ZYGOTE:  # it ends what workers started, now that it has no keeper
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_ENDS_WITHIN_S)
+                process.kill()
             process.wait()
+            if role is ZYGOTE:
+                control_groups.sweep(process.pid)
         self._children.clear()
 
 
@@ -280,6 +291,10 @@ async def supervise(
         SecfarmError: it does not start; nothing was served.
     """
     begin(capable=True)  # it starts zygotes
+    try:
+        control_groups.occupy()
+    except OSError as error:
+        _log.warning("no control groups for workers: %s (%s)", error.strerror, error.filename)
     loop = asyncio.get_running_loop()
     own = open_sockets(listen)
     sockets = [*given, *own]

@@ -61,7 +61,7 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
 
 class Born(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """A worker was forked; beside it a descriptor of the process (pidfd)."""
+    """A worker was forked; beside it a descriptor of the process (pidfd), and of what its control group has used."""
 
     number: int
 
@@ -80,6 +80,7 @@ class Exited(msgspec.Struct, array_like=True, frozen=True, tag=4):
     signal: int | None
     status: int | None
     cpu_s: float
+    out_of_memory: bool = False
 
 
 Order = Start | Fork | Stop | Go | Kill

@@ -105,13 +105,16 @@ def zygote_rules(openings: Openings) -> Rules:
     return Rules(allowed, {}, worker.never - allowed)
 
 
-def worker_rules(openings: Openings, *, pid: int, has_scratch: bool, write_xor_execute: bool) -> Rules:
+def worker_rules(
+    openings: Openings, *, pid: int, has_scratch: bool, write_xor_execute: bool, signals_inside: bool = True
+) -> Rules:
     """Return what a worker may call.
 
     Args:
         pid: the worker's, as it sees it itself: the only process that it may send a signal.
         has_scratch: there is a place where files may be written.
         write_xor_execute: no memory is to be both, or to become executable.
+        signals_inside: a layer below keeps its signals to what it started.
     """
     allowed = _ALWAYS | (_FILES if has_scratch else frozenset())
     checked: dict[str, Cases] = {
@@ -138,9 +141,8 @@ def worker_rules(openings: Openings, *, pid: int, has_scratch: bool, write_xor_e
         checked["socket"] = [[Word(0, (2, 10)), Word(1, (_STREAM, _DATAGRAM), ~_SOCKET_FLAGS & 0xFFFFFFFF)]]
     if openings.subprocesses:
         allowed |= _PROCESSES
-        # Only those of its own process namespace can be named.
-        for name in ("kill", "tgkill"):
-            del checked[name]
+        if signals_inside:
+            del checked["kill"], checked["tgkill"]
         checked["clone"] = [[Word(0, (0,), _NEW_NAMESPACES)]]
     # The kernel keeps process 1 of a namespace from killing itself; here it does, as any process may.
     suicide = {"kill": 1, "tgkill": 2} if pid == 1 else {}

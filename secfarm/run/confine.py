@@ -12,7 +12,7 @@ import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from secfarm.run import landlock, libc, seccomp
+from secfarm.run import control_groups, landlock, libc, seccomp
 from secfarm.run.calls import worker_rules, zygote_rules
 from secfarm.run.profile import Layer, LayerState
 from secfarm.run.syscalls import this_machine
@@ -32,6 +32,7 @@ _USER_REMEDY: Final = (
     "profile with `userns,` or sysctl kernel.apparmor_restrict_unprivileged_userns=0), or start the server as root, "
     "or choose the profile `container` inside a container"
 )
+_NOT_DELEGATED: Final = "none was delegated to this server alone (systemd: Delegate=memory pids cpu)"
 _LANDLOCK_REMEDY: Final = "Use Linux 6.2 or later with `landlock` among the `lsm=` of its command line"
 _FLAGS: Final = {
     Layer.NET: libc.CLONE_NEWNET,
@@ -79,6 +80,7 @@ def _ask(layer: Layer, profile: Profile, openings: Openings) -> LayerState:
     absent = {
         Layer.USER: as_root and "not needed: the server runs as root",
         Layer.IDENTITY: not (as_root or Layer.USER in profile.layers) and "not root: workers share the server's user",
+        Layer.GROUP: control_groups.controllers() is None and _NOT_DELEGATED,
         Layer.NET: openings.network and "opened by the policy",
         Layer.WRITE_XOR_EXECUTE: openings.generated_code and "opened by the policy",
     }.get(layer)
@@ -89,6 +91,8 @@ def _ask(layer: Layer, profile: Profile, openings: Openings) -> LayerState:
         if not everybody_reads(host_view(openings), with_parents=Layer.ROOT not in profile.layers):
             why = "real uid only, which counts processes: not everybody may read this Python, or what was opened"
             remedy = "Install Python where every user may read it"
+    elif layer is Layer.GROUP:
+        why = ", ".join(sorted(control_groups.controllers() or ())) or "without controllers: it counts and ends"
     elif layer is Layer.LANDLOCK:
         engaged, why = _ask_landlock()
         remedy = "" if engaged else _LANDLOCK_REMEDY
@@ -213,6 +217,7 @@ def _filter(plan: Plan, pid: int) -> bytes:
         pid=pid,
         has_scratch=Layer.SCRATCH in plan.layers,
         write_xor_execute=Layer.WRITE_XOR_EXECUTE in plan.layers,
+        signals_inside=Layer.PID in plan.layers or plan.landlock_abi >= landlock.SCOPE_ABI,
     )
     return seccomp.build(rules, this_machine())
 

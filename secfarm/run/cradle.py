@@ -25,11 +25,17 @@ DEFAULT: Final = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a worker process ended: by a signal, or by itself with a status; `cpu_s` where the cradle knows it."""
+    """How a worker process ended: by a signal, or by itself with a status.
+
+    Attributes:
+        cpu_s: the processor time that it has used, where the cradle knows that.
+        out_of_memory: the kernel ended it, or what it started, for want of memory.
+    """
 
     signal: int | None
     status: int | None
     cpu_s: float = 0.0
+    out_of_memory: bool = False
 
     def __str__(self) -> str:
         if self.signal is None:

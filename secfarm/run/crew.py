@@ -10,19 +10,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from secfarm.limits import RESERVED_BYTES
 from secfarm.run.pipe import PACKET_BYTES
-from secfarm.task.outcome import Done
+from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Priority
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from secfarm.run.cradle import Terms
+    from secfarm.run.cradle import Exit, Terms
     from secfarm.run.hearing import Hearing
     from secfarm.run.pool import WorkerPool
     from secfarm.run.process import WorkerProcess
-    from secfarm.task.outcome import ErrorRecord
     from secfarm.task.payload import ProgramText
 
 _RUN_BYTES: Final = 128  # of an encoded call besides its arguments, values and program, at most
@@ -95,6 +95,29 @@ class Worker:
         """Whether the call may stand behind others in its pipe: one packet, of a program that it has."""
         size_bytes = _RUN_BYTES + len(work.arguments) + len(work.values or b"")
         return work.key in self.programs and size_bytes <= PACKET_BYTES
+
+    def last_word(self, work: Work, how: Exit) -> Done:
+        """What is told of a call that this worker had when it ended."""
+        if self.verdict is not None and self.verdict[0] is work:
+            error = self.verdict[1]
+        elif self.refusal is not None:
+            error = self.refusal
+        elif work.cpu_s is not None and how.cpu_s > self.cpu_began_s + work.cpu_s:
+            error = over_cpu(work.cpu_s)
+        elif how.out_of_memory:
+            most_bytes = self.terms.bounds.memory_bytes - RESERVED_BYTES
+            report = f"the kernel ended the task for want of memory; with what it starts it may have {most_bytes} bytes"
+            error = ErrorRecord("resource", report, kind="memory", limit=most_bytes)
+        else:
+            report = f"the worker process died under the task: {how}; it was not run again"
+            error = ErrorRecord("worker-lost", report, signal=how.signal)
+        return Done(work.number, None, error, 0.0, 0.0)
+
+
+def over_cpu(most_s: float) -> ErrorRecord:
+    """What is told of a task that used more processor time."""
+    report = f"the task used more than its {most_s:g} s of processor time"
+    return ErrorRecord("resource", report, kind="cpu", limit=most_s)
 
 
 class Crew:

@@ -38,7 +38,7 @@ _NET_ABI: Final = 4
 TCP_BIND: Final = 1 << 0
 TCP_CONNECT: Final = 1 << 1
 TCP: Final = TCP_BIND | TCP_CONNECT
-_SCOPE_ABI: Final = 6
+SCOPE_ABI: Final = 6
 _SCOPES: Final = 0b11  # abstract unix sockets and signals stay inside
 MIN_ABI: Final = 3  # before, files could be truncated that may only be read
 
@@ -78,9 +78,9 @@ def engage(version: int, rules: list[tuple[str, int]], *, tcp: int = 0) -> None:
     """
     known = next(rights for first, rights in _FILE_RIGHTS if version >= first)
     # A kernel takes only the fields that it knows.
-    size = 24 if version >= _SCOPE_ABI else 16 if version >= _NET_ABI else 8
+    size = 24 if version >= SCOPE_ABI else 16 if version >= _NET_ABI else 8
     net = TCP & ~tcp if version >= _NET_ABI else 0
-    attr = _Ruleset(known, net, _SCOPES if version >= _SCOPE_ABI else 0)
+    attr = _Ruleset(known, net, _SCOPES if version >= SCOPE_ABI else 0)
     ruleset = syscall("landlock_create_ruleset", attr, size, 0)
     try:
         for path, rights in rules:

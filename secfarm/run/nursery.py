@@ -11,6 +11,7 @@ import itertools
 import os
 import select
 import socket
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,13 +35,15 @@ from secfarm.run.birth import (
     decode_report,
     encode,
 )
+from secfarm.run.control_groups import sweep
 from secfarm.run.launch import Launched, launch
-from secfarm.run.profile import FULL, Bounds, ConfinementError, LayerState, Openings, Profile
+from secfarm.run.profile import FULL, Bounds, ConfinementError, Layer, LayerState, Openings, Profile
 
 if TYPE_CHECKING:
     from secfarm.run.birth import Order
 
 _STOPS_WITHIN_S: Final = 0.1
+_ENDS_WITHIN_S: Final = 2.0  # where it ends what its workers started, and no namespace does
 
 
 @dataclass(slots=True)
@@ -50,6 +53,13 @@ class Birth:
     number: int
     on_exit: Callable[[Exited], None]
     pidfd: int | None = None
+    usage: int | None = None  # of its control group
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        for fd in (self.pidfd, self.usage):
+            if fd is not None:
+                os.close(fd)
 
 
 class Nursery:
@@ -178,17 +188,25 @@ class Nursery:
             pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
         return pid if pid > 0 else None
 
+    def usage_of(self, number: int) -> int | None:
+        """The descriptor that tells what the worker's control group has used, if it has one."""
+        birth = self._births.get(number)
+        return None if birth is None else birth.usage
+
     def close(self) -> None:
         """End the zygote and every worker; they are gone when this returns, without a call of `on_exit`."""
         self._is_open = False
-        self._control.close()  # which ends a zygote that is not ours to kill
+        self._control.close()  # which ends a zygote
         if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.0 if Layer.PID in self.profile.layers else _ENDS_WITHIN_S)
             self._process.kill()
             self._process.wait()
+            sweep(self._process.pid)
         for birth in self._births.values():
             if birth.pidfd is not None:
                 _readable_fd(birth.pidfd, None)
-                os.close(birth.pidfd)
+            birth.close()
         self._births.clear()
 
     # --- reports ----------------------------------------------------------------------------------------------------
@@ -216,8 +234,7 @@ class Nursery:
                 self.missed = report.states
             case Exited():
                 if (birth := self._births.pop(report.number, None)) is not None:
-                    if birth.pidfd is not None:
-                        os.close(birth.pidfd)
+                    birth.close()
                     birth.on_exit(report)
             case Stopped() | Born():
                 pass
@@ -225,14 +242,16 @@ class Nursery:
     def _receive(self) -> Report | None:
         """Return the next report; None: the zygote is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             return None
         if not data:
             return None
         report: Report = decode_report(data)
         if isinstance(report, Born) and report.number in self._births:
-            self._births[report.number].pidfd = fds.pop()
+            birth = self._births[report.number]
+            birth.pidfd = fds.pop(0)
+            birth.usage = fds.pop() if fds else None
         for fd in fds:
             os.close(fd)
         return report

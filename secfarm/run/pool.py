@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from secfarm.errors import ProtocolError
 from secfarm.limits import RESERVED_BYTES
 from secfarm.run.cradle import DEFAULT
-from secfarm.run.crew import Crew, Work, Worker
+from secfarm.run.crew import Crew, Work, Worker, over_cpu
 from secfarm.run.pipe import MAX_NOTE_CHARS, Run
 from secfarm.run.process import WorkerProcess
 from secfarm.run.reserve import Reserve
@@ -293,7 +293,7 @@ class WorkerPool:
         if left_s > 0:
             worker.cpu_check = self.loop.call_later(_next_look_s(left_s), self._check_cpu, worker)
         else:
-            self.kill(worker, _over_cpu(most_s))
+            self.kill(worker, over_cpu(most_s))
 
     def _check_stall(self, worker: Worker, head: Work) -> None:
         worker.stall_check = None
@@ -460,34 +460,17 @@ class WorkerPool:
             self.take_back(worker)
             crew.workers.remove(worker)
             for work in worker.queue:
-                work.report(self._last_word(worker, work, how))
+                work.report(worker.last_word(work, how))
             if crew.closing and not any(other.queue for other in crew.workers):
                 crew.close()
         self._reserve.fill()
         self.pump_all()
-
-    def _last_word(self, worker: Worker, work: Work, how: Exit) -> Done:
-        if worker.verdict is not None and worker.verdict[0] is work:
-            error = worker.verdict[1]
-        elif worker.refusal is not None:
-            error = worker.refusal
-        elif work.cpu_s is not None and how.cpu_s > worker.cpu_began_s + work.cpu_s:
-            error = _over_cpu(work.cpu_s)
-        else:
-            report = f"the worker process died under the task: {how}; it was not run again"
-            error = ErrorRecord("worker-lost", report, signal=how.signal)
-        return Done(work.number, None, error, 0.0, 0.0)
 
 
 def _memory_for(worker: Worker, work: Work) -> int:
     """Return what the call may allocate: always something, so that the worker's hard bound is not met."""
     most = worker.terms.bounds.memory_bytes - RESERVED_BYTES
     return most if work.memory_bytes is None else min(work.memory_bytes, most)
-
-
-def _over_cpu(most_s: float) -> ErrorRecord:
-    report = f"the task used more than its {most_s:g} s of processor time"
-    return ErrorRecord("resource", report, kind="cpu", limit=most_s)
 
 
 def _next_look_s(left_s: float) -> float:

@@ -30,6 +30,7 @@ class Layer(StrEnum):
     IPC = "ipc namespace"
     UTS = "uts namespace"
     CGROUP = "cgroup namespace"
+    GROUP = "control group"
     SCRATCH = "scratch"
     DESCRIPTORS = "descriptors"
     RLIMITS = "rlimits"
@@ -57,10 +58,13 @@ class Profile(msgspec.Struct, frozen=True):
 
 _NAMESPACES: Final = frozenset({Layer.USER, Layer.PID, Layer.ROOT, Layer.NET, Layer.IPC, Layer.UTS, Layer.CGROUP})
 
-FULL: Final = Profile("full", frozenset(Layer), frozenset(Layer))
+# Only a system's manager can give it.
+_EXTRA: Final = frozenset({Layer.GROUP})
+
+FULL: Final = Profile("full", frozenset(Layer), frozenset(Layer) - _EXTRA)
 # Nothing that needs mount or user namespaces: they are not to be had inside most containers.
 _CONTAINED: Final = frozenset(Layer) - _NAMESPACES - {Layer.SCRATCH}
-CONTAINER: Final = Profile("container", _CONTAINED, _CONTAINED)
+CONTAINER: Final = Profile("container", _CONTAINED, _CONTAINED - _EXTRA)
 PROFILES: Final = {profile.name: profile for profile in (FULL, CONTAINER)}
 
 

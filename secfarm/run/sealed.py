@@ -15,6 +15,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from secfarm.run.control_groups import usage_s
 from secfarm.run.cradle import Exit
 from secfarm.run.launch import Launched, launch
 from secfarm.run.nursery import Nursery
@@ -209,9 +210,13 @@ class Sealed:
         return self._pid if self in self._ward.children else None
 
     def cpu_s(self) -> float:
-        """Processor time of the worker and its threads; of what it started, once that has ended."""
-        if (pid := self.pid) is not None:
-            with contextlib.suppress(OSError):
+        """Processor time of it, its threads and what it started; without a control group once that has ended."""
+        nursery = self._nursery()
+        usage = None if nursery is None or self.number is None else nursery.usage_of(self.number)
+        with contextlib.suppress(OSError):
+            if usage is not None:
+                return usage_s(usage)
+            if (pid := self.pid) is not None:
                 return time.clock_gettime((~pid << 3) | _CPU_CLOCK)
         return 0.0
 
@@ -245,7 +250,7 @@ class Sealed:
 
     def exited(self, how: Exited) -> None:
         """It is gone, with all that it started."""
-        self.gone(Exit(how.signal, how.status, how.cpu_s))
+        self.gone(Exit(how.signal, how.status, how.cpu_s, how.out_of_memory))
 
     def gone(self, how: Exit) -> None:
         """As `exited`."""

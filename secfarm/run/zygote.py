@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import array
+import contextlib
 import gc
 import os
 import select
@@ -36,6 +37,7 @@ from secfarm.run.birth import (
     encode,
 )
 from secfarm.run.confine import Plan, RefusedLayerError, confine, enter_inner, enter_outer, make_plan, survey
+from secfarm.run.control_groups import Group, Groups
 from secfarm.run.pipe import encode_report
 from secfarm.run.profile import Bounds, ConfinementError, Layer, LayerState, Openings, check_layers
 from secfarm.run.role import ZYGOTE
@@ -45,6 +47,7 @@ ROLE: Final = ZYGOTE
 _REQUESTS, _RESULTS, _STATM, _KEEP = 3, 4, 5, 6  # a worker's descriptors
 _NOT_FORKED: Final = 75  # EX_TEMPFAIL of sysexits.h
 _STOPS_WITHIN_S: Final = 0.05
+_LOOK_MS: Final = 2
 _INTS: Final = "i"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -57,30 +60,42 @@ class Child:
     pid: int
     pidfd: int
     slot: int
+    group: Group | None
 
 
 class Zygote:
     """The state of this process: its plan and its children."""
 
-    def __init__(self, control: _socket.socket, plan: Plan, proc: int) -> None:
+    def __init__(self, control: _socket.socket, plan: Plan, groups: Groups | None, proc: int) -> None:
         self._control = control
         self._plan = plan
+        self._groups = groups
         self._proc = proc
         self._children: dict[int, Child] = {}  # by number
         self._by_pidfd: dict[int, Child] = {}
+        self._leaving: list[tuple[Group | None, Exited]] = []  # reaped; what they started may not be gone yet
         self._poll = select.poll()
         self._poll.register(control.fileno(), select.POLLIN)
         self._pid = os.getpid()
+        # Without process namespaces what a worker started outlives it, and becomes a child of this process.
+        self._adopts = Layer.PID not in plan.layers
         self._own_pids = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
 
     def serve(self) -> None:
-        """Obey until the server has closed its end."""
-        while True:
-            for fd, _ in self._poll.poll():
+        """Obey until the server has closed its end; where no namespace ends what was started, until that is gone."""
+        ending = False
+        while self._children or self._leaving or not ending:
+            for fd, _ in self._poll.poll(_LOOK_MS if self._leaving else None):
                 if fd in self._by_pidfd:
                     self._reap(self._by_pidfd[fd])
                 elif fd == self._control.fileno() and not self._obey():
-                    return
+                    if not self._adopts:
+                        return
+                    ending = True
+                    self._poll.unregister(fd)
+                    for number in self._children:
+                        self._signal(number, signal.SIGKILL)
+            self._leaving = [one for one in self._leaving if not self._is_gone(*one)]
 
     def _obey(self) -> bool:
         data, fds = _receive(self._control)
@@ -101,7 +116,8 @@ class Zygote:
         return True
 
     def _tell(self, report: Report, *fds: int) -> None:
-        _send(self._control, report, *fds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server is gone
+            _send(self._control, report, *fds)
 
     # --- children ---------------------------------------------------------------------------------------------------
 
@@ -109,47 +125,57 @@ class Zygote:
         requests, results = fds
         taken = {child.slot for child in self._children.values()}
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        pid = self._fork_namespaced()
+        group = pid = None
+        with contextlib.suppress(OSError):  # the machine has no room for another one
+            group = None if self._groups is None else self._groups.add(order.number, order.bounds)
+            self._unshare()
+            pid = os.fork()
         if pid == 0:
-            self._become_worker(order.bounds, requests, results, slot)
+            self._become_worker(order.bounds, group, requests, results, slot)
+        self._unshare(back=True)
         for fd in fds:
             os.close(fd)
         if pid is None:
+            if group is not None:
+                group.remove()
             self._tell(Exited(order.number, None, _NOT_FORKED, 0.0))
             return
         pidfd = os.pidfd_open(pid)
-        child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot)
+        child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot, group)
         self._poll.register(pidfd, select.POLLIN)
-        self._tell(Born(child.number), pidfd)
+        if group is None:
+            self._tell(Born(child.number), pidfd)
+            return
+        usage = group.open_usage()
+        self._tell(Born(child.number), pidfd, usage)
+        os.close(usage)
 
-    def _fork_namespaced(self) -> int | None:
-        """Fork, into a process namespace of the child's own; None: the machine has no room for another process."""
-        if Layer.PID not in self._plan.layers:
-            return _fork()
-        try:
-            libc.syscall("unshare", libc.CLONE_NEWPID)
-        except OSError:
-            return None
-        if (pid := _fork()) != 0:
+    def _unshare(self, *, back: bool = False) -> None:
+        """Have the next fork make a process namespace of the child's own, or none again."""
+        if Layer.PID in self._plan.layers and back:
             libc.syscall("setns", self._own_pids, libc.CLONE_NEWPID)
-        return pid
+        elif Layer.PID in self._plan.layers:
+            libc.syscall("unshare", libc.CLONE_NEWPID)
 
-    def _become_worker(self, bounds: Bounds, requests: int, results: int, slot: int) -> NoReturn:
+    def _become_worker(self, bounds: Bounds, group: Group | None, requests: int, results: int, slot: int) -> NoReturn:
         """In the child: never returns, whatever happens."""
         status = 1
         try:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             self._control.detach()  # its number may be taken
-            proc = _place(requests, results, self._proc)
             try:
+                if group is not None:
+                    group.join()  # by a descriptor whose number a worker's is about to take
+                proc = _place(requests, results, self._proc)
+                results = _RESULTS
                 confine(self._plan, bounds, slot=slot, proc=proc, keep=_KEEP)
                 if Layer.PID not in self._plan.layers and os.getppid() != self._pid:
                     raise ConfinementError("the zygote ended meanwhile")  # before it could be a death signal
             except (OSError, RefusedLayerError, ConfinementError) as error:
                 # The server reads this where the worker would have said that it is ready.
                 text = f"a worker could not be confined: {error}; it was ended"
-                os.write(_RESULTS, encode_report(Done(0, None, ErrorRecord("confinement", text), 0.0, 0.0)))
+                os.write(results, encode_report(Done(0, None, ErrorRecord("confinement", text), 0.0, 0.0)))
                 os._exit(1)
             _reseed()
             sys.argv = ["worker", str(_REQUESTS), str(_RESULTS)]
@@ -185,14 +211,27 @@ class Zygote:
         ended_by, with_status = (-code, None) if code < 0 else (None, code)
         if ended_by == signal.SIGSYS:
             ended_by = signal.SIGKILL  # its filter ended it: most likely because it would kill itself
-        self._tell(Exited(child.number, ended_by, with_status, used.ru_utime + used.ru_stime))
+        cpu_s, out_of_memory = used.ru_utime + used.ru_stime, False
+        if (group := child.group) is not None:
+            cpu_s, out_of_memory = group.usage_s(), group.was_out_of_memory()
+        self._leaving.append((group, Exited(child.number, ended_by, with_status, cpu_s, out_of_memory)))
 
+    def _is_gone(self, group: Group | None, exited: Exited) -> bool:
+        """Tell of the end of a worker if nothing that it started is left, else end that."""
+        gone = (group is None or group.remove()) and not (self._adopts and self._end_adopted())
+        if gone:
+            self._tell(exited)
+        return gone
 
-def _fork() -> int | None:
-    try:
-        return os.fork()
-    except OSError:
-        return None
+    def _end_adopted(self) -> bool:
+        """End what a task started and its worker left, and return whether there was something."""
+        fd = os.open(f"self/task/{self._pid}/children", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        with os.fdopen(fd, encoding="ascii") as children:
+            adopted = {int(pid) for pid in children.read().split()} - {child.pid for child in self._children.values()}
+        for pid in adopted:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, os.WNOHANG)
+        return bool(adopted)
 
 
 def _place(requests: int, results: int, proc: int) -> int:
@@ -221,7 +260,10 @@ def _send(control: _socket.socket, report: Report, *fds: int) -> None:
 
 def _receive(control: _socket.socket) -> tuple[bytes, list[int]]:
     space = _socket.CMSG_SPACE(2 * array.array(_INTS).itemsize)
-    data, beside, _, _ = control.recvmsg(MAX_MESSAGE_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, beside, _, _ = control.recvmsg(MAX_MESSAGE_BYTES, space, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # the server is gone, and had not heard everything
+        return b"", []
     fds = array.array(_INTS)
     for level, kind, payload in beside:
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
@@ -247,14 +289,13 @@ def main(control_fd: int) -> None:
         layers, states = survey(start.profile, start.openings)
         check_layers(start.profile, states)
         plan = make_plan(layers, start.openings)
+        groups = Groups() if Layer.GROUP in layers else None
         proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
         enter_outer(plan)
         if Layer.PID in plan.layers and (init := os.fork()):
             control.close()
             _wait_for(init)
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        _warm(start.openings, plan.view.scratch if Layer.SCRATCH in layers else "/")
-        enter_inner(plan)
+        _settle(plan, groups)
         _check_single(proc)
     except RefusedLayerError as error:
         states = [error.state if one.layer is error.state.layer else one for one in states]
@@ -269,8 +310,22 @@ def main(control_fd: int) -> None:
     gc.collect()
     gc.freeze()  # the collector's marks would copy every page that the workers share
     _send(control, Ready(states))
-    Zygote(control, plan, proc).serve()
+    Zygote(control, plan, groups, proc).serve()
     os._exit(0)
+
+
+def _settle(plan: Plan, groups: Groups | None) -> None:
+    """Everything between the process namespace and the first fork."""
+    if Layer.PID in plan.layers:
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+    if groups is not None:
+        groups.enter()
+    _warm(plan.openings, plan.view.scratch if Layer.SCRATCH in plan.layers else "/")
+    enter_inner(plan)
+    if groups is not None:
+        groups.settle()
 
 
 def _wait_for(init: int) -> NoReturn:

@@ -16,8 +16,15 @@ from tests.daemon.site import ADA, DEADLINE_S, ROOT, Site
 class Roles:
     """`secfarm serve` of a site. A context manager."""
 
-    def __init__(self, site: Site, *, says: str = "listening on", environ: Mapping[str, str] | None = None) -> None:
-        """Start it, with these variables among others; return once it has said so."""
+    def __init__(
+        self,
+        site: Site,
+        *,
+        says: str = "listening on",
+        environ: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """Start it, with these variables among others and `before` done in its process; return once it has said so."""
         self.site = site
         self.stderr = site.folder / "stderr"
         with self.stderr.open("wb") as stderr:
@@ -33,6 +40,7 @@ class Roles:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                preexec_fn=before,  # noqa: PLW1509 before any kernel has its thread
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

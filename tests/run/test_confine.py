@@ -70,8 +70,9 @@ REMOVALS: Final = (
 )
 # Without these nothing starts, or nothing can be written: there is no state in between.
 CLOSED: Final = {Layer.USER, Layer.SCRATCH, Layer.NO_NEW_PRIVS}
-# These protect against others than the task; each has a test of its own below or in test_zygote.py.
-OTHERS: Final = {Layer.DEATH, Layer.DUMPABLE}
+# These protect against others than the task, or a nursery alone does not have them; each has a test of its own: below,
+# in test_zygote.py or in daemon/test_control_groups.py.
+OTHERS: Final = {Layer.DEATH, Layer.DUMPABLE, Layer.GROUP}
 
 AS_USER: Final = """
 import json, sys

@@ -66,6 +66,21 @@ def test_a_call_of_a_foreign_convention_kills(machine: Machine) -> None:
 
 
 @both
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_may_start_programs_signals_others_where_a_layer_keeps_that_inside(
+    machine: Machine, *, inside: bool
+) -> None:
+    rules = worker_rules(
+        Openings(subprocesses=True), pid=7, has_scratch=False, write_xor_execute=True, signals_inside=inside
+    )
+    for name in ("kill", "tgkill"):
+        verdicts = [
+            verdict(build(rules, machine), machine, machine.numbers[name], pid) for pid in (7, 8, (1 << 64) - 1)
+        ]
+        assert verdicts == [ALLOW, *[ALLOW if inside else EPERM] * 2], name
+
+
+@both
 def test_what_is_in_no_list_is_not_there(machine: Machine) -> None:
     for number in (max(machine.numbers.values()) + 1, 600, 100_000, machine.numbers["clone3"]):
         assert verdict(program(machine), machine, number) == ENOSYS

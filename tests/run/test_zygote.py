@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ import pytest
 from secfarm.errors import KernelError
 from secfarm.run.launch import Launched, launch
 from secfarm.run.nursery import Nursery
-from secfarm.run.profile import CONTAINER, FULL, Bounds, ConfinementError, Layer, Profile
+from secfarm.run.profile import CONTAINER, FULL, Bounds, ConfinementError, Layer, Openings, Profile
 from secfarm.run.role import Role, spawn
 from secfarm.run.zygote import ROLE
 from secfarm.task import codec
@@ -166,6 +167,48 @@ def test_a_worker_starts_whatever_numbers_the_descriptors_of_its_server_have() -
     finally:
         for fd in fillers:
             os.close(fd)
+
+
+@profiles
+@pytest.mark.parametrize("end", ["worker", "server"])
+def test_what_a_task_started_ends_with_its_worker(profile: Profile, end: str) -> None:
+    """However it was detached; without a process namespace by the zygote, whose child it becomes."""
+
+    def detach(marker: str) -> None:
+        import subprocess
+        import sys
+
+        words = ["/bin/sh", "-c", "echo; sleep 1000", marker]
+        start = f"import subprocess; subprocess.Popen({words}, start_new_session=True, stdout=1)"
+        with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE) as daemon:
+            daemon.stdout.read(1)
+        subprocess.Popen(words, stdout=subprocess.PIPE).stdout.read(1)
+
+    marker = f"1.{os.getpid()}"
+    with Cell(here(profile), Openings(subprocesses=True)) as cell:
+        worker = cell.worker()
+        worker.send(detach, marker)
+        assert worker.read(START_S).error is None
+        started = named(marker)
+        assert len(started) >= 2  # a shell that forks is there twice
+        if end == "worker":
+            worker.end()
+            assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+            assert cell.run(abs, -1).value == 1
+        pidfds = [os.pidfd_open(pid) for pid in started if end == "server"]
+    for pidfd in pidfds:  # of a namespace that the kernel ends
+        assert select.select([pidfd], [], [], START_S)[0]
+        os.close(pidfd)
+
+
+def named(word: str) -> list[int]:
+    """The processes with a word in their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_without_the_death_signal_a_worker_outlives_its_zygote() -> None:
