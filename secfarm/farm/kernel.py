@@ -113,7 +113,7 @@ class Kernel(concurrent.futures.Executor):
             )
         self.name = name
         self._closed = self._inherited = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may submit as well
         self._task_ids = itertools.count()
         self._task_prefix = os.urandom(8)
         self._current = ExitStack()
@@ -173,10 +173,11 @@ class Kernel(concurrent.futures.Executor):
             spread=spread,
             dry_run=dry_run,
         )
-        if self._closed:
-            raise KernelError(f"kernel {self.name!r} {self._why_closed()}; the task was not sent")
-        self._dispatch.submit(submission)
-        return submission.future
+        with self._lock:  # of a submit and a shutdown, one sees what the other has done
+            if not self._closed:
+                self._dispatch.submit(submission)
+                return submission.future
+        raise KernelError(f"kernel {self.name!r} {self._why_closed()}; the task was not sent")
 
     def run(
         self, task: Callable[..., T] | str, /, *args: object, timeout_s: float | None = None, **kwargs: object
@@ -457,6 +458,7 @@ def _disown() -> None:
     """A forked child has the sessions' keys, but not the sessions: what it did with them would break the parent's."""
     for kernel in _not_ended:
         kernel._closed = kernel._inherited = True  # noqa: SLF001 - not by `shutdown`, which would end the parent's
+        kernel._lock = threading.RLock()  # noqa: SLF001 - a thread that is not here may have held it
     _not_ended.clear()
 
 

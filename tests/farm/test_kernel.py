@@ -18,6 +18,7 @@ import time
 import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +40,7 @@ from secfarm import (
 )
 from secfarm.auth import Ed25519AuthClient, SharedSecretAuth
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import ROOT, WAIT_S, Daemon, results
+from tests.farm.farms import ROOT, WAIT_S, Daemon, let_go, make_short, results
 from tests.meeting import Gate, Notes, mark_process, note, pass_gate
 
 
@@ -177,8 +178,12 @@ def test_options_go_before_the_settings_of_a_deftask(one_kernel: Kernel) -> None
 
 def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, ran: Notes) -> None:
     path = ran.port
-    for _ in range(20):
-        one_kernel.run(note, path, -1)  # it is known to be short: all are sent, and the server alone chooses
+    gate.open()
+    before = [one_kernel.submit(note, path, -1), gate.hold(one_kernel)]
+    results(before)
+    gate.wait()
+    assert ran.numbers() == [-1]
+    make_short(one_kernel, *before)  # all are sent then, and the server alone chooses
     held = [gate.hold(one_kernel, i) for i in range(one_kernel.worker_count)]
     gate.wait(len(held))
     low = [one_kernel.options(priority="low").submit(note, path, i) for i in range(4)]
@@ -187,7 +192,7 @@ def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gat
     gate.open(1)  # one worker takes them all, in order
     results(low + default)
     gate.open(len(held))
-    assert ran.numbers()[20:] == [10, 11, 12, 13, 0, 1, 2, 3]
+    assert ran.numbers()[1:] == [10, 11, 12, 13, 0, 1, 2, 3]
     results(held)
 
 
@@ -262,12 +267,15 @@ def test_map_yields_what_stands_before_a_failing_item_whatever_the_chunks(one_ke
     assert got == [12 // (50 - x) for x in range(50)]
 
 
-def test_map_times_out_from_the_moment_of_the_call(one_kernel: Kernel) -> None:
-    got = []
+def test_map_times_out_from_the_moment_of_the_call(one_kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s)
+    monkeypatch.setattr("secfarm.farm.kernel.time", clock)
+    mapped = one_kernel.map(time.sleep, [0, 0, 3600], timeout=3600, chunksize=1)
+    assert (next(mapped), next(mapped)) == (None, None)
+    passed_s = 3600.0
     with pytest.raises(TimeoutError):
-        for value in one_kernel.map(time.sleep, [0, 0, 30], timeout=1, chunksize=1):
-            got.append(value)  # noqa: PERF402 - it ends by raising
-    assert got == [None, None]
+        next(mapped)
 
 
 def test_map_submits_at_once_and_not_when_iterated(one_kernel: Kernel, gate: Gate) -> None:
@@ -303,8 +311,7 @@ def test_results_are_not_kept_by_whoever_yielded_them(one_kernel: Kernel) -> Non
     for value in one_kernel.map(lambda _: {1, 2}, range(6)):
         reference = weakref.ref(value)
         del value
-        gc.collect()
-        assert reference() is None
+        let_go(reference)
 
 
 def test_a_finished_task_leaves_nothing_in_memory(one_kernel: Kernel) -> None:
@@ -452,8 +459,8 @@ def test_every_form_of_an_address_is_understood(one_daemon: Daemon, form: str) -
 
 def test_no_answer_within_connect_timeout_is_a_kernel_creation_error(one_daemon: Daemon, tmp_path: Path) -> None:
     absent = f"unix:{tmp_path}/absent"
-    with pytest.raises(KernelCreationError) as caught:
-        Kernel([one_daemon.address, absent], auth=one_daemon.auth, connect_timeout_s=0.1)
+    with pytest.raises(KernelCreationError) as caught:  # the other one has to answer within that time
+        Kernel([one_daemon.address, absent], auth=one_daemon.auth, connect_timeout_s=2.0)
     assert absent in str(caught.value)
     assert one_daemon.address not in str(caught.value), "only those that did not answer are named"
     assert isinstance(caught.value.__cause__, TimeoutError)
@@ -613,6 +620,24 @@ def test_a_task_may_not_be_lost_between_submit_and_shutdown(one_daemon: Daemon) 
         kernel.shutdown()
         thread.join()
         assert set(results(futures)) == {4}
+
+
+def test_a_shutdown_waits_for_a_submit_that_was_under_way(one_daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It found the kernel open: what it sends is done, however long its thread was kept from running."""
+    kernel = one_daemon.connect()
+    under_way, go, futures = threading.Event(), threading.Event(), []
+    take_in = kernel._dispatch.submit
+    monkeypatch.setattr(kernel._dispatch, "submit", lambda one: (under_way.set(), go.wait(WAIT_S), take_in(one))[2])
+    sending = threading.Thread(target=lambda: futures.append(kernel.submit(mul, 2, 3)))
+    ending = threading.Thread(target=kernel.shutdown)
+    sending.start()
+    assert under_way.wait(WAIT_S)
+    ending.start()
+    ending.join(0.2)  # if it did not wait, it would be over by then
+    go.set()
+    for thread in (sending, ending):
+        thread.join(WAIT_S)
+    assert results(futures) == [6]
 
 
 _AT_EXIT = """
