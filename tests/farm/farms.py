@@ -6,6 +6,7 @@ Their tasks may use the network, which is how they meet the test: tests/meeting.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -53,12 +55,13 @@ class Daemon:
         name: str = "node",
         beside: Daemon | None = None,
         hubs: Sequence[str] = (),
+        known: bool = True,
     ) -> None:
         """Start it; `way` says over what it is reached and how its clients prove themselves.
 
         One that dials in has `HUBS` hubs, at ports that are kept for kernels of `connect`, or those in `hubs`; it also
         listens, for questions such as `ping`. It believes the client of another, `beside` which it serves, and is
-        known to it by its name.
+        `known` to it by its name.
         """
         transport, mechanism = way.split("-")
         keys = last = ""
@@ -85,21 +88,24 @@ class Daemon:
             server = create_signing_key(self.folder / "key")
             shutil.copy(beside.folder / "allowed_signers", self.folder)
             self.auth = beside.auth
-            self.auth.known_servers.entries += (KnownServer((name, f"unix:{self.folder}/sock"), server.public),)  # type: ignore[attr-defined]
+            if known:
+                self.auth.known_servers.entries += (KnownServer((name, f"unix:{self.folder}/sock"), server.public),)  # type: ignore[attr-defined]
         else:
             server, client = create_signing_key(self.folder / "key"), SigningKey.from_seed(os.urandom(32))
             self._write("allowed_signers", f"{PRINCIPAL} {client.public.openssh()}\n")
             self.auth = Ed25519AuthClient(client, KnownServers([KnownServer(("*",), server.public)]))
             keys = 'key = "key"\nallowed_signers = "allowed_signers"'
         self._write("policy.toml", policy)
-        # Bound, not listening: the port is ours, dialling it is refused, and a hub may bind it too.
-        self._ports = [_reserved_port() for _ in range(HUBS if transport == "dialin" and not hubs else 0)]
+        self._ports = [reserved_port() for _ in range(HUBS if transport == "dialin" and not hubs else 0)]
         self._free = [f"127.0.0.1:{port.getsockname()[1]}" for port in self._ports]
         self._rest = f'{keys}\npolicy = "policy.toml"\nstate = "state"\nname = "{name}"\nworkers = {workers}\n'
         if hubs or self._free:
             self._rest += f"dial = {json.dumps([*hubs, *self._free])}\n"
         self._rest += last
-        self.address = "127.0.0.1:0" if transport == "tcp" else f"unix:{self.folder}/sock"
+        self._own = reserved_port()  # while the server is dead, nobody else listens where it is to come back
+        self.address = f"unix:{self.folder}/sock"
+        if transport == "tcp":
+            self.address = f"127.0.0.1:{self._own.getsockname()[1]}"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self.start()
@@ -158,7 +164,7 @@ class Daemon:
             os.close(self._lifeline)
             self._process.wait(WAIT_S)
         shutil.rmtree(self.folder, ignore_errors=True)
-        for port in self._ports:
+        for port in (self._own, *self._ports):
             port.close()
         if self.realm is not None:
             self.realm.close()
@@ -207,7 +213,11 @@ class Daemon:
         self.close()
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
+    """Bound, not listening: the system gives the port to nobody, and dialling it is refused.
+
+    Who knows it may listen there beside us, with SO_REUSEADDR, as servers set it.
+    """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
@@ -234,6 +244,18 @@ def until(condition: Callable[[], object], what: str) -> None:
         never.wait(0.002)
 
 
+def let_go(reference: weakref.ref[object]) -> None:
+    """Wait until nobody holds the object: the kernel's thread lets go of a result a moment after it has told of it."""
+    until(lambda: (gc.collect(), reference())[1] is None, "nobody holds it")
+
+
+def records(log: Path, event: str = "") -> list[dict[str, object]]:
+    """The records of an audit log so far, or those of one event; the last line may be under way."""
+    written = log.read_bytes()
+    found = [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
+    return [record for record in found if event in ("", record["event"])]
+
+
 def children(pid: int | str = "self") -> list[int]:
     """Process ids of the children of a process, none if it has gone."""
     found: list[int] = []
@@ -258,6 +280,12 @@ def gone(pids: Iterable[int]) -> None:
         with contextlib.closing(os.fdopen(fd)):
             ended, _, _ = select.select([fd], [], [], WAIT_S)
             assert ended, f"process {pid} is still there"
+
+
+def make_short(kernel: Kernel, *futures: Future[object]) -> None:
+    """Let the kernel take the programs of these futures for short, whatever it measured: it sends such tasks ahead."""
+    for future in futures:
+        kernel._dispatch._schedule._average_s[future._program.key] = 0.0
 
 
 def results(futures: Iterable[Future[object]]) -> list[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import ssl
 import subprocess
@@ -20,10 +19,9 @@ from secfarm.daemon.process import BackgroundServer
 from secfarm.disk.keyfile import create_secret, create_signing_key
 from secfarm.errors import AuthError, ExitStatus, KernelCreationError, KeyFileError, TaskRefusedError
 from secfarm.trust.store import KnownServer, KnownServers
-from tests.farm.farms import ROOT, until
+from tests.farm.farms import ROOT, WAIT_S, records, until
 from tests.net.site_certificates import Authority, dns, email, ip, uri
 
-WAIT_S = 10.0
 POLICY = """\
 [[grant]]
 principals = ["ada@example.com", "ada"]
@@ -73,11 +71,10 @@ class Farm:
     def turned_away(self, words: str) -> None:
         """The server's own log gives that reason: it is written while the client already hears of it."""
 
-        def said() -> bool:
-            lines = map(json.loads, (self.folder / "state/audit.jsonl").read_text().splitlines())
-            return any(words in line["reason"] for line in lines if line["event"] == "turned-away")
+        until(lambda: any(words in str(record["reason"]) for record in self.audit("turned-away")), words)
 
-        until(said, words)
+    def audit(self, event: str) -> list[dict[str, object]]:
+        return records(self.folder / "state/audit.jsonl", event)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +101,9 @@ def test_tasks_run_for_who_the_certificate_names(farm: Farm) -> None:
     with connect(farm, farm.auth()) as kernel:
         assert kernel.run(lambda x: x + 1, 4) == 5
         assert list(kernel.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
-    records = [json.loads(line) for line in (farm.folder / "state/audit.jsonl").read_text().splitlines()]
-    session = [one for one in records if one["event"] == "session" and one["mechanism"] == "tls"][-1]
+    session = [one for one in farm.audit("session") if one["mechanism"] == "tls"][-1]
     assert session["principal"] == "ada@example.com"
-    assert [one["key"][:4] for one in records if one["event"] == "accepted"][-1] == "TLS:"
+    assert str(farm.audit("accepted")[-1]["key"]).startswith("TLS:")
 
 
 def test_a_server_of_several_processes_whose_gate_ends_tls(farm: Farm) -> None:
@@ -154,8 +150,7 @@ def test_a_policy_can_demand_the_key(farm: Farm) -> None:
         future = kernel.submit(lambda: 1)
         with pytest.raises(Exception, match=r"broke|refused"):
             future.result(WAIT_S)
-    records = [json.loads(line) for line in (farm.folder / "state/audit.jsonl").read_text().splitlines()]
-    assert "demands" in [one["reason"] for one in records if one["event"] == "refused"][-1]
+    assert "demands" in str(farm.audit("refused")[-1]["reason"])
 
 
 def test_a_certificate_of_another_authority(farm: Farm) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import gc
 import importlib
 import itertools
 import os
 import subprocess
 import sys
 import threading
-import time
 import unittest
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,8 +24,8 @@ from typing import Final
 
 import pytest
 
-from secfarm import Future, Kernel
-from tests.farm.farms import ROOT, WAIT_S, Daemon, results
+from secfarm import Kernel
+from tests.farm.farms import ROOT, WAIT_S, Daemon, let_go, results
 from tests.meeting import Gate
 
 # --- CPython's --------------------------------------------------------------------------------------------------------
@@ -150,18 +148,9 @@ def test_as_completed_yields_duplicates_once_and_keeps_no_reference(one_kernel: 
     for one in futures.as_completed(sent):
         sent.remove(one)
         seen = weakref.ref(one)
-        until_collected(seen)
         del one
-        gc.collect()
-        assert seen() is None
+        let_go(seen)
     assert sent == []
-
-
-def until_collected(reference: weakref.ref[Future[object]]) -> None:
-    """The loop's thread lets go of a future a moment after it has set its result."""
-    deadline_s = time.monotonic() + WAIT_S
-    while sys.getrefcount(reference()) > 3 and time.monotonic() < deadline_s:
-        pass
 
 
 # --- futures ----------------------------------------------------------------------------------------------------------
@@ -238,8 +227,7 @@ def test_a_map_keeps_no_result(one_kernel: Kernel) -> None:
     for made in one_kernel.map(lambda i: {i}, range(10)):
         seen = weakref.ref(made)
         del made
-        gc.collect()
-        assert seen() is None
+        let_go(seen)
 
 
 # --- the interpreter's end --------------------------------------------------------------------------------------------

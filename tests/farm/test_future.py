@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from secfarm import Future, Kernel, KernelError, WorkerLostError
-from tests.farm.farms import WAIT_S, gone, results, until
+from tests.farm.farms import WAIT_S, gone, make_short, results, until
 from tests.meeting import Gate, note, pass_gate
 
 
@@ -38,9 +38,11 @@ def test_states_of_a_task_that_succeeds(kernel, gate: Gate) -> None:
 
 def test_running_is_what_a_worker_can_have_begun(one_kernel, gate: Gate) -> None:
     """Tasks that are known to be short are sent ahead; those that wait at the server are not running."""
-    gate.open(20)
-    results([gate.hold(one_kernel) for _ in range(20)])
-    gate.wait(20)
+    first = gate.hold(one_kernel)
+    gate.open()
+    results([first])
+    gate.wait()
+    make_short(one_kernel, first)
     futures = [gate.hold(one_kernel, number) for number in range(6)]
     begun = {int(tag) for tag, _ in gate.wait(2)}
     until(lambda: sum(len(seat.held) for seat in one_kernel._dispatch._schedule.seats) > 2, "some are sent ahead")

@@ -23,7 +23,7 @@ from secfarm.errors import ConnectionLostError, ExitStatus, KernelCreationError,
 from secfarm.trust.store import KnownServer, KnownServers
 from tests.auth.realm import HOST, REALM, SERVICE, Realm, need_kerberos
 from tests.disk.access_list import credential, listed
-from tests.farm.farms import ROOT, WAIT_S, Daemon, gone, results, until
+from tests.farm.farms import ROOT, WAIT_S, Daemon, gone, records, results, until
 from tests.meeting import NETWORK, Gate
 from tests.run.nobody import NOBODY, public_folder, run_as_nobody
 
@@ -79,8 +79,7 @@ class Site:
         return self.write("config.toml", head + (self.kerberos if rest is None else rest))
 
     def audit(self, event: str) -> list[dict[str, object]]:
-        lines = (self.folder / "state/audit.jsonl").read_text().splitlines()
-        return [record for record in map(json.loads, lines) if record["event"] == event]
+        return records(self.folder / "state/audit.jsonl", event)
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def test_local_kernel_leaves_no_process_file_or_descriptor(temporary: Path) -> N
     gone(pids)
     assert set(children()) == before
     assert left_in(temporary) == []
-    assert sorted(os.listdir("/proc/self/fd")) == fds
-    assert threading.active_count() == threads
+    until(lambda: sorted(os.listdir("/proc/self/fd")) == fds, "no descriptor is left")  # the loop closes its transports
+    until(lambda: threading.active_count() == threads, "no thread is left")
 
 
 def test_local_kernel_ends_when_a_block_ends_by_an_error(temporary: Path) -> None:
@@ -193,7 +193,7 @@ def test_start_local_servers_gives_addresses_and_auth(temporary: Path) -> None:
         assert servers.addresses[1] == f"unix:{temporary}/sock"
         assert len({*servers.addresses}) == 3
         assert servers.addresses[0] in repr(servers)
-        assert all(ping(address, auth=servers.auth) for address in servers.addresses)
+        assert all(ping(address, auth=servers.auth, timeout_s=WAIT_S) for address in servers.addresses)
         with Kernel(servers.addresses, auth=servers.auth, connect_timeout_s=WAIT_S) as kernel:
             assert kernel.worker_count == 3
             assert len(set(kernel.broadcast(mark_process))) == 3
@@ -258,7 +258,7 @@ def test_a_known_short_task_that_is_long_for_once_does_not_hold_back_those_behin
 
 
 def test_ping_is_true_where_a_server_answers_us(daemon: Daemon) -> None:
-    assert ping(daemon.address, auth=daemon.auth) is True
+    assert ping(daemon.address, auth=daemon.auth, timeout_s=WAIT_S) is True
 
 
 def test_ping_is_false_where_nobody_answers_in_time(one_daemon: Daemon, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_ping_is_false_where_nobody_answers_in_time(one_daemon: Daemon, tmp_path
     with pytest.raises(ValueError, match="malformed"):
         ping("no port:", auth=one_daemon.auth)
     with pytest.raises(AuthError):
-        ping(one_daemon.address, auth=SharedSecretAuth(bytes(range(32))))
+        ping(one_daemon.address, auth=SharedSecretAuth(bytes(range(32))), timeout_s=WAIT_S)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, -1, -0.5])
@@ -338,7 +338,7 @@ def test_end_server_and_status_need_the_admin_grant() -> None:
             end_server(daemon.address, auth=daemon.auth)
         with pytest.raises(TaskRefusedError):
             server_status(daemon.address, auth=daemon.auth)
-        assert ping(daemon.address, auth=daemon.auth)
+        assert ping(daemon.address, auth=daemon.auth, timeout_s=WAIT_S)
 
 
 def test_questions_to_nobody_are_a_lost_connection(one_daemon: Daemon, tmp_path: Path) -> None:

@@ -494,7 +494,7 @@ def test_kernels_and_channels_in_threads(daemon_of) -> None:
 
 def test_one_kernel_on_several_servers() -> None:
     with start_local_servers(["127.0.0.1:0"] * 2, workers=1) as servers, Kernel(servers.addresses, auth=servers.auth):
-        assert all(ping(address, auth=servers.auth) for address in servers.addresses)
+        assert all(ping(address, auth=servers.auth, timeout_s=WAIT_S) for address in servers.addresses)
         assert kernel_worker_count() == 2
         assert sorted(record.server for record in check_kernel().workers()) == ["server0", "server1"]
         assert pmapcar(factorial, range(6)) == [1, 1, 2, 6, 24, 120]

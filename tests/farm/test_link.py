@@ -79,20 +79,20 @@ def test_a_running_task_outlives_the_line_and_its_result_is_fetched(
         gate.open()
 
 
-def test_a_line_that_the_server_holds_for_good_does_not_keep_the_result(one_daemon: Daemon, gate: Gate) -> None:
+def test_a_line_that_the_server_holds_for_good_does_not_keep_the_result(gate: Gate) -> None:
     """The client's end breaks first; the server hears of it only when the client is back."""
-    with Proxy(one_daemon.address) as proxy, one_daemon.connect(proxy.address) as kernel:
-        before = len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"])
+    with Daemon() as daemon, Proxy(daemon.address) as proxy, daemon.connect(proxy.address) as kernel:
+        # That of the question is one of them, and that of the question before may be going.
+        sessions = lambda: len(server_status(daemon.address, auth=daemon.auth)["sessions"]) - 1
+        until(lambda: sessions() == 1, "the kernel's")
         held = gate.hold(kernel, 5)
         gate.wait()
         proxy.cut(only_client=True)
         assert kernel.submit(divmod, 7, 2).result(WAIT_S) == (3, 1)
-        assert len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"]) == before + 1
+        until(lambda: sessions() == 2, "the old line stands")
+        assert not held.done()
         proxy.cut_the_rest()
-        until(
-            lambda: len(server_status(one_daemon.address, auth=one_daemon.auth)["sessions"]) == before,
-            "the server sees that the old line is gone",
-        )
+        until(lambda: sessions() == 1, "the server sees that the old line is gone")
         gate.open()
         assert held.result(WAIT_S) == 5
 

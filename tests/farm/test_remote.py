@@ -31,7 +31,7 @@ from secfarm.net.dial import dial
 from secfarm.net.pump import Connection
 from secfarm.trust.store import KnownServer, KnownServers
 from secfarm.wire.address import SshAddress
-from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, until
+from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, records, until
 from tests.farm.sshd import Sshd, free_port
 from tests.meeting import Gate
 
@@ -55,9 +55,9 @@ class Far:
         self.auth = Ed25519AuthClient(self.ours, KnownServers([KnownServer(("*",), key.public)]))
         self.words: list[str] = [sys.executable, "-m", "secfarm", "serve", "-c", str(folder / "config.toml")]
 
-    def events(self, log: str) -> list[str]:
+    def events(self, log: str) -> list[object]:
         """What the server has written into its audit log so far."""
-        return [json.loads(line)["event"] for line in (self.folder / "state" / log).read_text().splitlines()]
+        return [record["event"] for record in records(self.folder / "state" / log)]
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_what_started_runs_on_when_another_host_fails(sshd: Sshd, far: Far, star
     good, bad = f"{sshd.host}:{free_port(sshd.host)}", f"127.0.0.1:{free_port(sshd.host)}"
     with pytest.raises(KernelCreationError, match=rf"^1 of 2 servers: {bad}: ssh ended"):
         start(good, bad)
-    assert ping(good, auth=far.auth)
+    assert ping(good, auth=far.auth, timeout_s=WAIT_S)
 
 
 def test_a_server_that_does_not_believe_us_is_an_error_with_its_cause(sshd: Sshd, far: Far, start: Start) -> None:
