@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from secfarm import Future, Kernel
 
-MEET_S: Final = 30.0  # a bound for what should take milliseconds
+MEET_S: Final = 60.0  # a bound for what should take milliseconds
 NETWORK: Final = "[grant.confine]\nnetwork = true\n"  # for the last grant of a policy
 _BARRIER: Final = "="
 

@@ -7,7 +7,6 @@ import doctest
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -19,6 +18,7 @@ from typing import Final
 import pytest
 
 from secfarm.trust.policy import Policy
+from tests.farm.farms import reserved_port
 
 ROOT: Final = Path(__file__).parent.parent
 # The one document that names what does not exist yet.
@@ -26,7 +26,7 @@ PLANNED: Final = ROOT / "docs/planned.md"
 FENCE: Final = re.compile(r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND: Final = re.compile(r"(?:^|[`$(\s/])secfarm ([a-z][a-z-]+)")
-README_TIMEOUT_S: Final = 120
+README_TIMEOUT_S: Final = 240
 # docs/glossary.md, last line; `data` and `info` are too common as parts of other words to be looked for.
 AVOIDED: Final = frozenset({"job", "engine", "manager", "handler", "helper", "helpers", "util", "utils"})
 WORDS: Final = frozenset(
@@ -128,13 +128,6 @@ def console_steps(text: str) -> Iterator[tuple[str, str]]:
             yield "\n".join([lines[0], *more]), "".join(f"{line}\n" for line in lines[1 + len(more) :])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def run_shell(script: str, directory: Path) -> int:
     """Run a bash script; whatever it left in the background is gone afterwards. Return its exit status."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -152,7 +145,8 @@ def run_shell(script: str, directory: Path) -> int:
 def test_the_readme_runs_as_it_is_written(tmp_path: Path) -> None:
     """Titled blocks become files; console blocks are one shell session; what is shown is what comes out."""
     # The README's port may be taken here, by a server or by a test beside this one.
-    text = (ROOT / "README.md").read_text("utf-8").replace("7419", str(free_port()))
+    reserved = reserved_port()
+    text = (ROOT / "README.md").read_text("utf-8").replace("7419", str(reserved.getsockname()[1]))
     for language in ("python", "toml"):
         for title, content in blocks(text, language):
             if title:
@@ -163,7 +157,8 @@ def test_the_readme_runs_as_it_is_written(tmp_path: Path) -> None:
     parts = ["set -e", "exec 2>stderr"]
     for number, (command, _) in enumerate(steps):
         parts += [f"exec >{number}.out", f"echo {number} >reached", command]
-    status = run_shell("\n".join([*parts, "echo end >reached"]), tmp_path)
+    with reserved:
+        status = run_shell("\n".join([*parts, "echo end >reached"]), tmp_path)
     reached, stderr = ((tmp_path / name).read_text("utf-8").strip() for name in ("reached", "stderr"))
     assert (status, reached) == (0, "end"), f"stopped at: {steps[int(reached)][0]}\n{stderr}"
     checker = doctest.OutputChecker()

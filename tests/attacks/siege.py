@@ -19,7 +19,7 @@ from tests.attacks.world import BOUNDS, World
 from tests.run.cell import Cell
 
 PROFILES: Final = {profile.name: profile for profile in (FULL, CONTAINER)}
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 SHORT_S: Final = 0.3  # for those that never end by themselves
 
 

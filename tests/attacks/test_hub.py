@@ -236,7 +236,7 @@ def test_silent_peers_cost_the_hub_little_for_a_short_time(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, turned_away: Callable[[], list[str]]
 ) -> None:
     """Silent at once, after TLS, after the hello; and a crowd from one place. A server is let in meanwhile."""
-    monkeypatch.setattr(listen, "HANDSHAKE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(listen, "HANDSHAKE_TIMEOUT_S", 2.0)
     address = address_of(kernel)
     after_hello = Caller(address)
     after_hello.flush()

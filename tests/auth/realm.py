@@ -25,7 +25,7 @@ OTHER: Final = "OTHER.TEST"
 HOST: Final = "localhost"
 SERVICE: Final = f"secfarm/{HOST}"
 PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-WAIT_S: Final = 20.0
+WAIT_S: Final = 60.0
 PROGRAMS: Final = ("krb5kdc", "kdb5_util", "kadmin.local", "kinit")
 # Where tests of Kerberos have to run, their lack is a failure: the Makefile sets it. (SECFARM_* is unset for tests.)
 REQUIRED: Final = os.environ.get("KERBEROS_TESTS") == "required"
@@ -66,7 +66,8 @@ class Realm:
         """Make the database and start the KDC."""
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix="secfarm-krb-"))
-        self.port = _free_port()
+        self._reserved = _reserved_port()  # as long as the realm is there, whether or not its KDC runs
+        self.port: int = self._reserved.getsockname()[1]
         self.krb5_conf = self.write("krb5.conf", _KRB5_CONF.format(realm=name, port=self.port, skew=clockskew_s))
         self.environ = {
             "KRB5_CONFIG": str(self.krb5_conf),
@@ -121,6 +122,7 @@ class Realm:
 
     def close(self) -> None:
         self.stop()
+        self._reserved.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tool(self, *command: str, password: str = "") -> str:
@@ -188,11 +190,12 @@ class Realm:
         self.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _reserved_port() -> socket.socket:
+    """As that of tests/farm/farms.py, which imports us: the system gives the port to nobody; a KDC may listen there."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 _KRB5_CONF: Final = """\

@@ -12,7 +12,7 @@ def test_workers_sessions_and_batches(call: Secfarm, site: Site, address: str) -
     done = call("status", address, env=site.client())
     assert (done.returncode, done.stderr) == (0, "")
     assert "server: node1\n" in done.stdout
-    assert "sessions: ada@laptop\n" in done.stdout
+    assert "\nsessions: ada@laptop" in done.stdout  # and again, where the command before is just going
     record = json.loads(call("status", address, "--json", env=site.client()).stdout)
     assert record["address"] == address
     assert record["workers"] == 1

@@ -46,7 +46,7 @@ from secfarm.wire.session import Session
 from tests.meeting import NETWORK
 
 ROOT: Final = Path(__file__).parents[2]
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 POLICY: Final = f"""\
 [[grant]]
 principals = ["ada", "bob"]

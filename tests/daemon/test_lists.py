@@ -217,7 +217,7 @@ with Kernel(listen="127.0.0.1:0", auth=auth, key=ADA) as kernel:
 def test_a_gate_whose_resolver_was_moved_is_replaced_by_one_that_reads_the_new_one(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _MOVED, str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=50
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.stdout == "5 True\n", done.stderr
 

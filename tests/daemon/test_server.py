@@ -96,7 +96,7 @@ def test_a_principal_without_a_grant_may_connect_and_nothing_more(site: Site) ->
 
 def test_limits_of_the_grant_bound_what_is_asked(site: Site, gate: Gate) -> None:
     site.policy(
-        '[[grant]]\nprincipals = ["ada"]\nmay = ["run"]\n[grant.limits]\nwall_s = 0.1\ntasks = 2\noutput_bytes = 5\n'
+        '[[grant]]\nprincipals = ["ada"]\nmay = ["run"]\n[grant.limits]\nwall_s = 1\ntasks = 2\noutput_bytes = 5\n'
         f"memory_bytes = 50_000_000\n{NETWORK}"
     )
     with Serving(site) as serving, client(serving, site) as ada:

@@ -246,7 +246,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def let_go(reference: weakref.ref[object]) -> None:
     """Wait until nobody holds the object: the kernel's thread lets go of a result a moment after it has told of it."""
-    until(lambda: (gc.collect(), reference())[1] is None, "nobody holds it")
+    until(lambda: reference() is None or (gc.collect(), reference())[1] is None, "nobody holds it")
 
 
 def records(log: Path, event: str = "") -> list[dict[str, object]]:

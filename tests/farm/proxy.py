@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-WAIT_S: Final = 30.0  # a bound for what should take milliseconds, on a machine that does other things too
+WAIT_S: Final = 60.0  # a bound for what should take milliseconds, on a machine that does other things too
 _PIECE_BYTES: Final = 64 << 10
 
 

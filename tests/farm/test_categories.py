@@ -17,7 +17,7 @@ from secfarm import (
     task_category,
     use_kernel,
 )
-from tests.farm.farms import Daemon
+from tests.farm.farms import WAIT_S, Daemon
 from tests.meeting import Gate, pass_gate
 
 READ_ONLY = '[[grant]]\nprincipals = ["*"]\nmay = ["run"]\n'
@@ -35,9 +35,9 @@ def test_running_tasks_of_a_category_are_killed_and_waiting_ones_stay(kernel: Ke
     assert kernel.kill("blah") == workers
     for future in held:
         with pytest.raises(TaskKilledError):
-            future.result(20)
+            future.result(WAIT_S)
     gate.open()
-    assert waiting.result(20) == "waits"
+    assert waiting.result(WAIT_S) == "waits"
     assert kernel.kill("blah") == 0
 
 
@@ -56,7 +56,7 @@ def test_each_worker_has_a_record(kernel: Kernel, gate: Gate) -> None:
     assert all(record.category is None for record in records if not record.busy)
     assert {record.python_version.count(".") for record in records} == {2}
     gate.open()
-    held.result(20)
+    held.result(WAIT_S)
 
 
 def test_the_functions_use_the_current_kernel_and_the_context_s_category(one_kernel: Kernel, gate: Gate) -> None:
@@ -70,7 +70,7 @@ def test_the_functions_use_the_current_kernel_and_the_context_s_category(one_ker
         assert task_categories_running().count("blah") == 1
         assert kill_tasks("blah", dry_run=True) == kill_tasks("blah") == 1
     with pytest.raises(TaskKilledError):
-        held.result(20)
+        held.result(WAIT_S)
 
 
 def test_killing_needs_the_grant() -> None:

@@ -154,7 +154,7 @@ def test_why_nobody_came_is_in_the_error() -> None:
     with Daemon("dialin-ed25519") as daemon:
         daemon.auth.known_servers.entries = ()  # type: ignore[attr-defined]
         with pytest.raises(KernelCreationError, match=r"no server dialled in.*known_servers has no key at all for it"):
-            Kernel(listen=daemon.hub, auth=daemon.auth, connect_timeout_s=3.0)
+            Kernel(listen=daemon.hub, auth=daemon.auth, connect_timeout_s=5.0)
 
 
 def test_a_server_that_dials_verifies_whose_hub_it_is() -> None:
@@ -162,7 +162,7 @@ def test_a_server_that_dials_verifies_whose_hub_it_is() -> None:
     with Daemon("dialin-ed25519", policy="") as daemon:
         known = daemon.auth.known_servers  # type: ignore[attr-defined]
         with pytest.raises(KernelCreationError, match="refused us"):
-            Kernel(listen=daemon.hub, auth=Ed25519AuthClient(KEY, known), connect_timeout_s=3.0)
+            Kernel(listen=daemon.hub, auth=Ed25519AuthClient(KEY, known), connect_timeout_s=5.0)
         until(lambda: audit(daemon, "turned-away"), "the server wrote down why")
         with daemon.connect() as kernel, pytest.raises(Exception, match="refused"):
             kernel.run(len, "")

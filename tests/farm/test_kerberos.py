@@ -154,19 +154,17 @@ def test_a_server_that_was_killed_is_found_again(gate: Gate) -> None:
 
 
 def test_a_session_ends_with_its_ticket_and_work_goes_on_with_the_next(site: Site, gate: Gate) -> None:
-    cache = site.realm.ticket("ada", "-l", "3s", ccache="short")
-    with (
-        start_server(port=0, background=True, config=site.config()) as server,
-        connect(server, GssAuthClient(ccache=cache)) as kernel,
-    ):
-        future = gate.hold(kernel, "held")
-        gate.wait()
-        until(lambda: site.audit("closed"), "the session ends")
-        site.realm.ticket("ada", ccache="short")
-        until(lambda: len(site.audit("session")) > 1, "there is another")
-        gate.open()
-        assert future.result(WAIT_S) == "held"
-        assert kernel.run(lambda: 1) == 1
+    with start_server(port=0, background=True, config=site.config()) as server:
+        cache = site.realm.ticket("ada", "-l", "3s", ccache="short")
+        with connect(server, GssAuthClient(ccache=cache)) as kernel:
+            future = gate.hold(kernel, "held")
+            until(lambda: site.audit("closed"), "the session ends")
+            site.realm.ticket("ada", ccache="short")
+            until(lambda: len(site.audit("session")) > 1, "there is another")
+            gate.wait()  # in the first session, where the machine is not too slow for that
+            gate.open()
+            assert future.result(WAIT_S) == "held"
+            assert kernel.run(lambda: 1) == 1
 
 
 def test_a_client_keytab_renews_its_tickets_by_itself(site: Site) -> None:
@@ -441,5 +439,5 @@ def test_steps_that_wait_do_so_outside_of_the_event_loop(site: Site) -> None:
         from secfarm.farm.loop import background_loop
 
         turned = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "turned"), background_loop())
-        assert turned.result(2.0) == "turned"
+        assert turned.result(5.0) == "turned"
     silent.close()

@@ -31,7 +31,7 @@ from secfarm.net.dial import dial
 from secfarm.net.pump import Connection
 from secfarm.trust.store import KnownServer, KnownServers
 from secfarm.wire.address import SshAddress
-from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, records, until
+from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, records, reserved_port, until
 from tests.farm.sshd import Sshd, free_port
 from tests.meeting import Gate
 
@@ -148,8 +148,9 @@ def test_why_a_host_failed_is_told(sshd: Sshd, far: Far, start: Start, tmp_path:
 
 
 def test_what_started_runs_on_when_another_host_fails(sshd: Sshd, far: Far, start: Start) -> None:
-    good, bad = f"{sshd.host}:{free_port(sshd.host)}", f"127.0.0.1:{free_port(sshd.host)}"
-    with pytest.raises(KernelCreationError, match=rf"^1 of 2 servers: {bad}: ssh ended"):
+    reserved = reserved_port()
+    good, bad = f"{sshd.host}:{free_port(sshd.host)}", f"127.0.0.1:{reserved.getsockname()[1]}"
+    with reserved, pytest.raises(KernelCreationError, match=rf"^1 of 2 servers: {bad}: ssh ended"):
         start(good, bad)
     assert ping(good, auth=far.auth, timeout_s=WAIT_S)
 

@@ -17,6 +17,7 @@ import pytest
 from secfarm.errors import ConfigError
 from secfarm.net import service
 from secfarm.net.service import Notifier, given_sockets
+from tests.farm.farms import reserved_port
 
 PID = 4711
 
@@ -217,8 +218,8 @@ def test_without_a_manager_nothing_is_told(caplog: pytest.LogCaptureFixture) -> 
 
 def test_the_real_activator_is_understood() -> None:
     """`systemd-socket-activate` starts the program at the first connection."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    reserved = reserved_port()
+    port = reserved.getsockname()[1]
     script = (
         "import os; from secfarm.net.service import given_sockets;"
         "[sock] = given_sockets(os.environ, os.getpid()); peer, _ = sock.accept();"
@@ -237,3 +238,4 @@ def test_the_real_activator_is_understood() -> None:
     finally:
         activator.kill()
         activator.communicate()
+        reserved.close()

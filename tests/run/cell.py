@@ -19,7 +19,7 @@ from secfarm.task import codec
 from secfarm.task.capture import capture
 from secfarm.task.outcome import Done
 
-START_S: Final = 30.0
+START_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Cell:
         done = worker.read(within_s)
         if worker.is_closed:  # which is a moment before the process ends, if it does
             with contextlib.suppress(AssertionError):
-                worker.wait(1.0)
+                worker.wait(10.0)
         self.nursery.dispatch()
         died = bool(worker.exits)
         exited = worker.end()

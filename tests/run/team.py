@@ -19,7 +19,7 @@ from secfarm.task.outcome import Done
 from secfarm.task.program import NameProgram, Program, make_program
 from tests.run.plain import PlainCradle
 
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 _names: Final = itertools.count()
 
 Reports = dict[Work, "asyncio.Future[Done]"]

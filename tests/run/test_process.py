@@ -127,7 +127,7 @@ def test_ending_twice_is_no_error_and_leaves_no_descriptor_and_no_process() -> N
         seen.process.kill()
         assert len(seen.exits) == 1
         assert not Path(f"/proc/{pid}").exists()  # noqa: ASYNC240
-        assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - others may close theirs meanwhile
 
     asyncio.run(main())
 
