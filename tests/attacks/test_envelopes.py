@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(folder)
     made.policy(
         '[[grant]]\nprincipals = ["ada"]\nmay = ["run", "call"]\nnames = ["operator.*", "json.*", "os.path.*"]\n'
-        f"[grant.limits]\nwall_s = 1\n{NETWORK}"
+        f"[grant.limits]\nwall_s = 3\n{NETWORK}"
         '[[grant]]\nprincipals = ["bob"]\nmay = ["run"]\n'
     )
     return made

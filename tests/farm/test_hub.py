@@ -220,7 +220,7 @@ def test_a_running_task_waits_for_its_server_though_another_is_free(
 
 def test_a_line_that_only_the_hub_believes_in_is_found_out(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server has dialled in again; asked on the old line, it is silent; so it is asked for its task on the new."""
-    monkeypatch.setattr("secfarm.farm.hub.HANDSHAKE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("secfarm.farm.hub.HANDSHAKE_TIMEOUT_S", 2.0)
     with Daemon("dialin-ed25519") as daemon, daemon.through() as (proxy, kernel):
         held = gate.hold(kernel, 5)
         gate.wait()
