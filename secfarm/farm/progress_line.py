@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -30,6 +30,7 @@ class ProgressLine:
     def __init__(self, title: str) -> None:
         self._bar = _bar(title) if sys.stderr is not None and sys.stderr.isatty() else None
         self._lock = threading.Lock()
+        self._expected: list[tuple[concurrent.futures.Future[Any], int]] = []
         self._done = self._total = 0
         self._note = ""
 
@@ -41,6 +42,7 @@ class ProgressLine:
     def expect(self, future: concurrent.futures.Future[T], items: int) -> None:
         """Add the items of a future to the total, and to the count once it is done."""
         if self._bar is not None:
+            self._expected.append((future, items))
             self._add(0, items)
             future.add_done_callback(lambda _: self._add(items, 0))
 
@@ -64,11 +66,16 @@ class ProgressLine:
                 self._bar.show(done, total, note)
 
     def close(self) -> None:
-        """End the line; what is done later is not shown."""
+        """End the line with what is done by now; what is done later is not shown."""
         with self._lock:
             bar, self._bar = self._bar, None
-            if bar is not None:
-                bar.close()
+            if bar is None:
+                return
+            # Who waited for a future goes on before its callbacks are called.
+            done = sum(items for future, items in self._expected if future.done())
+            if done > self._done:
+                bar.show(done, self._total, self._note)
+            bar.close()
 
 
 def _bar(title: str) -> _Bar:

@@ -74,6 +74,19 @@ def test_what_is_done_after_the_end_is_not_shown(with_terminal) -> None:
     assert "0/5" in shown or "0%" in shown
 
 
+def test_the_end_counts_what_is_done_although_nobody_has_told_of_it_yet(with_terminal) -> None:
+    """Who waits for a future goes on before its done callbacks are called, and ends the line."""
+    terminal = with_terminal()
+    futures: list[concurrent.futures.Future[int]] = [concurrent.futures.Future() for _ in range(2)]
+    line = ProgressLine("title")
+    futures[1].add_done_callback(lambda _: line.close())
+    for future in futures:
+        line.expect(future, 5)
+    for future in futures:
+        future.set_result(1)
+    assert "10/10" in terminal.getvalue() or "100%" in terminal.getvalue()
+
+
 def test_what_tasks_tell_stands_behind_the_count(with_terminal, one_kernel) -> None:
     """Escaped, for it comes from a server, and neither as markup."""
     terminal = with_terminal()
