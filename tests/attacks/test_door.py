@@ -21,6 +21,12 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "HANDSHAKE_TIMEOUT_S", 0.5)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who waits at the door is turned away for it while the test looks."""
+    monkeypatch.setattr(listen, "HANDSHAKE_TIMEOUT_S", DEADLINE_S)
+
+
 def closed(sock: socket.socket) -> bool:
     """Wait until the other end closes; what it says before is read."""
     sock.settimeout(DEADLINE_S)
@@ -34,6 +40,7 @@ def closed(sock: socket.socket) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_silent_client_stops_nobody(site: Site, serving: Serving) -> None:
     """Silent at once, silent after TLS, silent after its hello: others are served meanwhile."""
     silent = connect(serving.address)
@@ -95,6 +102,7 @@ def crowd() -> Iterator[list[socket.socket]]:
         one.close()
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_crowd_from_one_source_is_cut_off_and_others_are_served(
     site: Site, serving: Serving, crowd: list[socket.socket]
 ) -> None:
@@ -105,6 +113,7 @@ def test_a_crowd_from_one_source_is_cut_off_and_others_are_served(
         assert ada.run("builtins:abs", -1) == 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_crowd_from_everywhere_is_bounded_and_sessions_live_on(
     site: Site, serving: Serving, crowd: list[socket.socket]
 ) -> None:

@@ -259,9 +259,10 @@ def records(log: Path, event: str = "") -> list[dict[str, object]]:
 def children(pid: int | str = "self") -> list[int]:
     """Process ids of the children of a process, none if it has gone."""
     found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, path.read_text().split())
+    with contextlib.suppress(OSError):  # the process ends while we look
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread does
+                found += map(int, path.read_text().split())
     return found
 
 

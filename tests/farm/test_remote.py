@@ -31,7 +31,7 @@ from secfarm.net.dial import dial
 from secfarm.net.pump import Connection
 from secfarm.trust.store import KnownServer, KnownServers
 from secfarm.wire.address import SshAddress
-from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, gone, records, reserved_port, until
+from tests.farm.farms import POLICY, PRINCIPAL, WAIT_S, Daemon, children, gone, records, reserved_port, until
 from tests.farm.sshd import Sshd, free_port
 from tests.meeting import Gate
 
@@ -212,13 +212,13 @@ def configured(
     return f"ssh://{sshd.host}:{sshd.port}"
 
 
-def children(name: str) -> list[int]:
+def children_named(name: str) -> list[int]:
     """Our child processes of that name."""
     found = []
-    for pid in " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split():
+    for pid in children():
         with contextlib.suppress(OSError):  # it has gone meanwhile
             if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                found.append(int(pid))
+                found.append(pid)
     return found
 
 
@@ -230,7 +230,7 @@ def test_a_session_goes_over_the_pipes_of_ssh(address: str, far: Far) -> None:
         assert [one.address for one in kernel.workers()] == [address]
         assert ping(address, auth=far.auth, timeout_s=WAIT_S), "another server, with a log of its own"
     until(lambda: far.events("audit-1.jsonl")[-1] == "ended", "the server ends with its connection")
-    until(lambda: not children("ssh"), "every ssh is gone and reaped")
+    until(lambda: not children_named("ssh"), "every ssh is gone and reaped")
     assert far.events("audit-1.jsonl")[0] == "started"
     assert not (far.folder / "state" / "audit.jsonl").exists()
 
@@ -264,7 +264,7 @@ def test_why_ssh_failed_is_told(sshd: Sshd, far: Far, tmp_path: Path) -> None:
         address = SshAddress(sshd.host, ssh=("ssh", *options), command=tuple(command))
         with pytest.raises(OSError, match=words):
             asyncio.run(dial(address, never))
-    assert children("ssh") == []
+    assert children_named("ssh") == []
 
 
 def test_the_server_behind_ssh_has_to_prove_itself(address: str, far: Far) -> None:
