@@ -344,8 +344,13 @@ class WorkerPool:
         at the queue and a kill, the worker may go on to the next call, which must not die for another.
         """
         work = work or worker.queue[0]
-        if worker.process.hold():
+        worker.process.hold()
+        if worker.process in self._workers:
             self.take_back(worker)
+            if work in worker.queue:
+                # A machine that is overloaded may not have stopped it in time: its pipe is empty now, and so what it
+                # has told is all that it did before the call that it is in.
+                worker.process.hear()
             if work not in worker.queue:
                 worker.process.release()
                 if worker.crew is not None:

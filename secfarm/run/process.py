@@ -162,20 +162,21 @@ class WorkerProcess:
         finally:
             del received[:start]
 
-    def hold(self) -> bool:
-        """Stop the process where it stands and take its last reports; return whether it stands still.
+    def hold(self) -> None:
+        """Stop the process where it stands, if that can be done at once, and take its last reports.
 
         What it has read and not reported is then known for certain, until `release` or `kill`.
         """
-        if not self._open:
-            return False
-        if not self._child.stop():
-            return False
+        if self._open:
+            self._child.stop()
+            self._drain()
+
+    def hear(self) -> None:
+        """Take the reports that have come."""
         self._drain()
-        return self._open
 
     def release(self) -> None:
-        """Let a process that was held go on."""
+        """Let a process that was held, or is about to stop, go on."""
         if self._open:
             self._child.go()
 

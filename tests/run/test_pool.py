@@ -15,7 +15,7 @@ from secfarm.run.pool import WorkerPool
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Priority
-from tests.run.plain import PlainCradle
+from tests.run.plain import PlainChild, PlainCradle
 from tests.run.team import Hold, broadcast, hold, pooled, run, submit, work
 
 KILLED = ErrorRecord("killed", "on request")
@@ -122,8 +122,15 @@ async def test_a_killed_call_ends_with_the_killers_words(pool: WorkerPool, held:
     assert crew.categories() == [None]
 
 
+@pytest.fixture(params=["stops", "does not stop"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a worker stands still in time when it is told to: on a busy machine it may not get its turn to do so."""
+    if request.param != "stops":
+        monkeypatch.setattr(PlainChild, "stop", lambda _: False)
+
+
 @pooled()
-async def test_a_call_is_killed_whether_or_not_its_worker_has_read_it(pool: WorkerPool) -> None:
+async def test_a_call_is_killed_whether_or_not_its_worker_has_read_it(pool: WorkerPool, machine: None) -> None:
     """It is listed as running, and so it is counted, and does not begin after all. Of some, none is read by then."""
     crew = pool.crew()
     for _ in range(10):
@@ -171,7 +178,7 @@ async def test_cancel_kills_what_runs_and_takes_back_what_waits(pool: WorkerPool
 
 
 @pooled()
-async def test_cancel_of_a_call_that_began_unnoticed_kills_it(pool: WorkerPool, held: Hold) -> None:
+async def test_cancel_of_a_call_that_began_unnoticed_kills_it(pool: WorkerPool, held: Hold, machine: None) -> None:
     """The report of the call before it is still on its way: the one to cancel is not taken for unstarted."""
     crew = pool.crew()
     await run(crew, abs, -1)
@@ -184,6 +191,24 @@ async def test_cancel_of_a_call_that_began_unnoticed_kills_it(pool: WorkerPool, 
     assert crew.cancel(second, KILLED) is True
     assert value_of(await first_done) == 7
     assert (await second_done).error == KILLED
+
+
+@pooled()
+async def test_a_kill_that_comes_too_late_hits_no_other_call(pool: WorkerPool, held: Hold, machine: None) -> None:
+    """The report of the one to kill is still on its way, and the next one has begun: that one goes on."""
+    crew = pool.crew()
+    await run(crew, abs, -1)
+    first, first_done = work(abs, -7, category="etl")
+    second, second_done = work(hold, *held.args)
+    worker = crew.workers[0]
+    for one in (first, second):
+        pool._start(worker, one)
+    held.begins_now()  # blocks the loop, so that the first one's report stays unread
+    assert crew.categories() == ["etl"]
+    assert crew.kill("etl", KILLED, dry_run=False) == 0
+    held.let_go()
+    assert value_of(await first_done) == 7
+    assert value_of(await second_done)
 
 
 # --- deadlines and limits -----------------------------------------------------------------------------------------
