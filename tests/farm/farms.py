@@ -285,8 +285,11 @@ def gone(pids: Iterable[int]) -> None:
 
 def make_short(kernel: Kernel, *futures: Future[object]) -> None:
     """Let the kernel take the programs of these futures for short, whatever it measured: it sends such tasks ahead."""
+    schedule = kernel._dispatch._schedule
     for future in futures:
-        kernel._dispatch._schedule._average_s[future._program.key] = 0.0
+        schedule._average_s[future._program.key] = 0.0
+    for seat in schedule.seats:
+        seat.load_s = 0.0
 
 
 def results(futures: Iterable[Future[object]]) -> list[object]:

@@ -176,24 +176,23 @@ def test_options_go_before_the_settings_of_a_deftask(one_kernel: Kernel) -> None
     assert one_kernel.options(timeout_s=WAIT_S).run(pause, 0.1) is None
 
 
-def test_low_priority_runs_when_nothing_else_waits(one_kernel: Kernel, gate: Gate, ran: Notes) -> None:
+def test_low_priority_runs_when_nothing_else_waits(one_daemon: Daemon, gate: Gate, ran: Notes) -> None:
     path = ran.port
-    gate.open()
-    before = [one_kernel.submit(note, path, -1), gate.hold(one_kernel)]
-    results(before)
-    gate.wait()
-    assert ran.numbers() == [-1]
-    make_short(one_kernel, *before)  # all are sent then, and the server alone chooses
-    held = [gate.hold(one_kernel, i) for i in range(one_kernel.worker_count)]
-    gate.wait(len(held))
-    low = [one_kernel.options(priority="low").submit(note, path, i) for i in range(4)]
-    default = [one_kernel.submit(note, path, i + 10) for i in range(4)]
-    one_kernel.categories_running()  # a round trip behind them: what was to be sent has arrived
-    gate.open(1)  # one worker takes them all, in order
-    results(low + default)
-    gate.open(len(held))
-    assert ran.numbers()[1:] == [10, 11, 12, 13, 0, 1, 2, 3]
-    results(held)
+    with one_daemon.connect() as kernel:  # to whose server it is new how long the held ones take
+        before = kernel.submit(note, path, -1)
+        results([before])
+        assert ran.numbers() == [-1]
+        held = [gate.hold(kernel, i) for i in range(kernel.worker_count)]
+        gate.wait(len(held))
+        make_short(kernel, before, *held)  # all are sent then, and the server alone chooses
+        low = [kernel.options(priority="low").submit(note, path, i) for i in range(4)]
+        default = [kernel.submit(note, path, i + 10) for i in range(4)]
+        kernel.categories_running()  # a round trip behind them: what was to be sent has arrived
+        gate.open(1)  # one worker takes them all, in order
+        results(low + default)
+        gate.open(len(held))
+        assert ran.numbers()[1:] == [10, 11, 12, 13, 0, 1, 2, 3]
+        results(held)
 
 
 def test_broadcast_runs_once_on_each_worker(kernel: Kernel) -> None:
