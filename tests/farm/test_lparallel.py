@@ -447,24 +447,25 @@ def test_multiple_force_test() -> None:
     assert (done, got) == ([True, False, False, False, False], [0] * 8)
 
 
-def test_speculation_test(gate: Gate, one_kernel: Kernel, ran) -> None:
+def test_speculation_test(gate: Gate, one_daemon: Daemon, ran) -> None:
     """While something of default priority waits, no speculation begins."""
-    held = [gate.hold(one_kernel, i) for i in range(2)]
-    gate.wait(2)
     path = ran.port
 
     def noted(port: int, number: int) -> object:
         """How long it takes nobody knows: what is known to be short is sent ahead of a free worker."""
         return note(port, number)
 
-    guesses = [speculate(noted, path, -i) for i in range(1, 4)]
-    wanted = [future(noted, path, i) for i in range(1, 4)]
-    one_kernel.categories_running()  # asked behind them all
-    gate.open()  # one worker has them all, one after the other
-    results([*guesses, *wanted])
-    assert ran.numbers() == [1, 2, 3, -1, -2, -3]
-    gate.open()
-    results(held)
+    with one_daemon.connect() as kernel:  # to whose server it is new how long the held ones take
+        held = [gate.hold(kernel, i) for i in range(2)]
+        gate.wait(2)
+        guesses = [speculate(noted, path, -i) for i in range(1, 4)]
+        wanted = [future(noted, path, i) for i in range(1, 4)]
+        kernel.categories_running()  # asked behind them all
+        gate.open()  # one worker has them all, one after the other
+        results([*guesses, *wanted])
+        assert ran.numbers() == [1, 2, 3, -1, -2, -3]
+        gate.open()
+        results(held)
 
 
 def test_plet_test() -> None:
