@@ -370,9 +370,11 @@ class WorkerPool:
 
     def part(self, worker: Worker, error: ErrorRecord) -> None:
         """Take a worker from its crew; what it runs is killed and ends with `error`."""
-        if worker.queue:
-            self.kill(worker, error)
-        elif worker.crew is not None:
+        while worker.queue:
+            if self.kill(worker, error):
+                return
+            # That call was over, or goes elsewhere; the next one may have begun.
+        if worker.crew is not None:
             self._leave(worker.crew, worker)
 
     def end(self, worker: Worker) -> None:

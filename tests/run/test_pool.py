@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from secfarm.errors import KernelError
+from secfarm.run.cradle import Terms
 from secfarm.run.pool import WorkerPool
+from secfarm.run.profile import Bounds, Openings
 from secfarm.task import codec
 from secfarm.task.outcome import Done, ErrorRecord
 from secfarm.task.payload import Priority
 from tests.run.plain import PlainChild, PlainCradle
-from tests.run.team import Hold, broadcast, hold, pooled, run, submit, work
+from tests.run.team import DEADLINE_S, Hold, broadcast, hold, pooled, run, submit, work
 
 KILLED = ErrorRecord("killed", "on request")
 
@@ -209,6 +212,28 @@ async def test_a_kill_that_comes_too_late_hits_no_other_call(pool: WorkerPool, h
     held.let_go()
     assert value_of(await first_done) == 7
     assert value_of(await second_done)
+
+
+@pooled()
+async def test_other_terms_get_another_worker_though_the_call_that_it_runs_is_just_over(
+    pool: WorkerPool, held: Hold, machine: None
+) -> None:
+    """Its report is still on its way, and the call behind it is not read, or has begun."""
+    crew = pool.crew()
+    before = await run(crew, os.getpid)
+    first, first_done = work(abs, -7)
+    second, second_done = work(hold, *held.args)
+    (worker,) = crew.workers
+    for one in (first, second):
+        pool._start(worker, one)
+    assert select.select([worker.process._results_read], [], [], DEADLINE_S)[0], "no report"  # blocks the loop
+    assert crew.change(Terms(Openings(), Bounds(files=50)), KILLED, single_use=False)
+    assert worker not in crew.workers or worker.verdict
+    assert value_of(await first_done) == 7
+    held.let_go()
+    done = await second_done
+    assert done.error == KILLED or value_of(done) != before
+    assert await run(crew, os.getpid) != before
 
 
 # --- deadlines and limits -----------------------------------------------------------------------------------------
