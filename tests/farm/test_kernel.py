@@ -698,7 +698,7 @@ def test_a_forked_child_has_no_kernel_and_leaves_the_parents_alone(tmp_path: Pat
     script = tmp_path / "script.py"
     script.write_text(_FORKED)
     ended = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, "-W", "ignore::DeprecationWarning", script],  # of forking beside threads, since 3.12
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         capture_output=True,
         timeout=WAIT_S,
