@@ -204,13 +204,13 @@ class Supervisor:
         os.close(pidfd)
         role, process = self._children.pop(pidfd)
         status = process.wait()
+        if role is ZYGOTE:  # it may end in the same moment as its keeper, and is nobody's to sweep after then
+            control_groups.sweep(process.pid)
         if self._finished.done():
             return
         if role is KEEPER and status == 0:
             self.halt()
             return
-        if role is ZYGOTE:
-            control_groups.sweep(process.pid)
         if role is ZYGOTE and status == 0:
             return  # nobody needed it any more
         if role is KEEPER:  # the others may have ended because it is about to
