@@ -106,7 +106,7 @@ def zygote_rules(openings: Openings) -> Rules:
 
 
 def worker_rules(
-    openings: Openings, *, pid: int, has_scratch: bool, write_xor_execute: bool, signals_inside: bool = True
+    openings: Openings, *, pid: int, has_scratch: bool, write_xor_execute: bool, signals_inside: bool = False
 ) -> Rules:
     """Return what a worker may call.
 

@@ -146,16 +146,11 @@ class Group:
         """Return a descriptor for `usage_s`."""
         return os.open(f"{self.name}/cpu.stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory)
 
-    def usage_s(self) -> float:
-        """Processor time that all in it have used, in seconds."""
-        with _closing(self.open_usage()) as usage:
-            return usage_s(usage)
-
     def was_out_of_memory(self) -> bool:
-        """Whether the kernel ended a process in it for want of memory."""
+        """Whether the kernel ended a process in it for want of memory, as far as can be found out."""
         try:
             return _field(_read(self.directory, f"{self.name}/memory.events"), "oom_kill") > 0
-        except FileNotFoundError:  # memory is not among the controllers
+        except OSError:  # memory is not among the controllers, or no descriptor is left
             return False
 
     def remove(self) -> bool:
@@ -165,7 +160,8 @@ class Group:
         except FileNotFoundError:
             pass
         except OSError:
-            self.write("cgroup.kill", 1)
+            with contextlib.suppress(OSError):  # no descriptor is left: it is tried again
+                self.write("cgroup.kill", 1)
             return False
         return True
 

@@ -37,7 +37,7 @@ from secfarm.run.birth import (
     encode,
 )
 from secfarm.run.confine import Plan, RefusedLayerError, confine, enter_inner, enter_outer, make_plan, survey
-from secfarm.run.control_groups import Group, Groups
+from secfarm.run.control_groups import Group, Groups, usage_s
 from secfarm.run.pipe import encode_report
 from secfarm.run.profile import Bounds, ConfinementError, Layer, LayerState, Openings, check_layers
 from secfarm.run.role import ZYGOTE
@@ -61,6 +61,7 @@ class Child:
     pidfd: int
     slot: int
     group: Group | None
+    usage: int | None  # the descriptor of what the group has used
 
 
 class Zygote:
@@ -122,40 +123,44 @@ class Zygote:
     # --- children ---------------------------------------------------------------------------------------------------
 
     def _fork(self, order: Fork, fds: list[int]) -> None:
-        requests, results = fds
         taken = {child.slot for child in self._children.values()}
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        group = pid = None
-        with contextlib.suppress(OSError):  # the machine has no room for another one
-            group = None if self._groups is None else self._groups.add(order.number, order.bounds)
+        group = usage = pid = None
+        with contextlib.suppress(OSError, ValueError):  # no room for another one, or for descriptors of its order
+            requests, results = fds
+            if self._groups is not None:
+                group = self._groups.add(order.number, order.bounds)
+                usage = group.open_usage()
             self._unshare()
             pid = os.fork()
         if pid == 0:
             self._become_worker(order.bounds, group, requests, results, slot)
-        self._unshare(back=True)
+        self._return()
         for fd in fds:
             os.close(fd)
         if pid is None:
             if group is not None:
                 group.remove()
+            if usage is not None:
+                os.close(usage)
             self._tell(Exited(order.number, None, _NOT_FORKED, 0.0))
             return
         pidfd = os.pidfd_open(pid)
-        child = self._children[order.number] = self._by_pidfd[pidfd] = Child(order.number, pid, pidfd, slot, group)
+        child = self._children[order.number] = self._by_pidfd[pidfd] = Child(
+            order.number, pid, pidfd, slot, group, usage
+        )
         self._poll.register(pidfd, select.POLLIN)
-        if group is None:
-            self._tell(Born(child.number), pidfd)
-            return
-        usage = group.open_usage()
-        self._tell(Born(child.number), pidfd, usage)
-        os.close(usage)
+        self._tell(Born(child.number), pidfd, *(() if usage is None else (usage,)))
 
-    def _unshare(self, *, back: bool = False) -> None:
-        """Have the next fork make a process namespace of the child's own, or none again."""
-        if Layer.PID in self._plan.layers and back:
-            libc.syscall("setns", self._own_pids, libc.CLONE_NEWPID)
-        elif Layer.PID in self._plan.layers:
+    def _unshare(self) -> None:
+        """Have the next fork make a process namespace of the child's own."""
+        if Layer.PID in self._plan.layers:
             libc.syscall("unshare", libc.CLONE_NEWPID)
+
+    def _return(self) -> None:
+        """Have the next fork make none."""
+        if Layer.PID in self._plan.layers:
+            libc.syscall("setns", self._own_pids, libc.CLONE_NEWPID)
 
     def _become_worker(self, bounds: Bounds, group: Group | None, requests: int, results: int, slot: int) -> NoReturn:
         """In the child: never returns, whatever happens."""
@@ -211,10 +216,12 @@ class Zygote:
         ended_by, with_status = (-code, None) if code < 0 else (None, code)
         if ended_by == signal.SIGSYS:
             ended_by = signal.SIGKILL  # its filter ended it: most likely because it would kill itself
-        cpu_s, out_of_memory = used.ru_utime + used.ru_stime, False
-        if (group := child.group) is not None:
-            cpu_s, out_of_memory = group.usage_s(), group.was_out_of_memory()
-        self._leaving.append((group, Exited(child.number, ended_by, with_status, cpu_s, out_of_memory)))
+        cpu_s = used.ru_utime + used.ru_stime
+        if child.usage is not None:
+            cpu_s = usage_s(child.usage)
+            os.close(child.usage)
+        out_of_memory = child.group is not None and child.group.was_out_of_memory()
+        self._leaving.append((child.group, Exited(child.number, ended_by, with_status, cpu_s, out_of_memory)))
 
     def _is_gone(self, group: Group | None, exited: Exited) -> bool:
         """Tell of the end of a worker if nothing that it started is left, else end that."""

@@ -220,7 +220,7 @@ def test_a_ping_is_answered_within_a_second_under_full_load(site: Site) -> None:
                 future.cancel_soon()
             ada.shutdown(wait=False, cancel_futures=True)
         assert sorted(waited_s)[len(waited_s) // 2] < 1.0, waited_s
-        assert max(waited_s) < 20.0, waited_s
+        assert max(waited_s) < 5.0, waited_s
 
 
 def meet(roles: Roles, site: Site, key: SigningKey) -> Client:

@@ -26,11 +26,12 @@ def test_no_hostile_task_escapes(embedded: Embedded, attack: Attack) -> None:
     embedded.stands()
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("way", WAYS)
 def test_no_hostile_task_escapes_from_an_ordinary_users_server(way: str) -> None:
     skip_without_user_namespaces()
     script = "import sys; from tests.attacks.embedded import main; main(*sys.argv[1:])"
     with public_folder(of_nobody=True) as folder:
-        done = run_as_nobody(script, way, str(folder), timeout_s=280)
+        done = run_as_nobody(script, way, str(folder), timeout_s=100)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"attacks": len(ATTACKS), "escapes": {}}

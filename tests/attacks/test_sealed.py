@@ -46,13 +46,14 @@ def test_arguments_that_do_not_fit_into_memory_are_a_typed_error(attacked: Onsla
     attacked.stands()
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_no_hostile_task_escapes_from_an_ordinary_users_server(profile: str) -> None:
     if profile == "full":
         skip_without_user_namespaces()
     script = "import sys; from tests.attacks.onslaught import main; main(*sys.argv[1:])"
     with public_folder(of_nobody=True) as folder:
-        done = run_as_nobody(script, profile, str(folder), timeout_s=280)
+        done = run_as_nobody(script, profile, str(folder), timeout_s=220)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["escapes"] == {}

@@ -439,5 +439,5 @@ def test_steps_that_wait_do_so_outside_of_the_event_loop(site: Site) -> None:
         from secfarm.farm.loop import background_loop
 
         turned = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "turned"), background_loop())
-        assert turned.result(5.0) == "turned"
+        assert turned.result(2.0) == "turned"
     silent.close()

@@ -52,7 +52,7 @@ def become(before: Callable[[], None] = lambda: None) -> None:
 
 
 def run_as_nobody(
-    script: str, *args: str, timeout_s: float = 120, stdin: int = subprocess.DEVNULL
+    script: str, *args: str, timeout_s: float = 50, stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source as the user nobody (or as ourselves if we are no root) and return what it said."""
     return subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from secfarm.run.profile import CONTAINER, FULL, Bounds, ConfinementError, Layer
 from secfarm.run.role import Role, spawn
 from secfarm.run.zygote import ROLE
 from secfarm.task import codec
+from tests.daemon.roles import children_of
 from tests.run.cell import START_S, Cell, Worker
 from tests.run.nobody import run_as_nobody, skip_without_user_namespaces
 
@@ -199,6 +201,22 @@ def test_what_a_task_started_ends_with_its_worker(profile: Profile, end: str) ->
     for pidfd in pidfds:  # of a namespace that the kernel ends
         assert select.select([pidfd], [], [], START_S)[0]
         os.close(pidfd)
+
+
+@profiles
+def test_a_zygote_without_room_for_descriptors_starts_no_worker_and_goes_on(profile: Profile) -> None:
+    with Cell(here(profile)) as cell:
+        (zygote,) = children_of(cell.nursery.pid) if Layer.PID in profile.layers else [cell.nursery.pid]
+        most = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
+        held = {int(path.name) for path in Path(f"/proc/{zygote}/fd").iterdir()}
+        first = min({*range(most[0])} - held)
+        for room in (0, 1):  # for the two that come with the order
+            resource.prlimit(zygote, resource.RLIMIT_NOFILE, (first + room, most[1]))
+            worker = Worker(cell.nursery)
+            assert worker.read(START_S) is None
+            assert worker.end(kill=False).status == 75  # EX_TEMPFAIL
+        resource.prlimit(zygote, resource.RLIMIT_NOFILE, most)
+        assert cell.run(abs, -1).value == 1
 
 
 def named(word: str) -> list[int]:
