@@ -207,6 +207,7 @@ def test_what_a_task_started_ends_with_its_worker(profile: Profile, end: str) ->
 def test_a_zygote_without_room_for_descriptors_starts_no_worker_and_goes_on(profile: Profile) -> None:
     with Cell(here(profile)) as cell:
         (zygote,) = children_of(cell.nursery.pid) if Layer.PID in profile.layers else [cell.nursery.pid]
+        assert cell.run(abs, -1).value == 1  # so it has opened all that it needs itself
         most = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
         held = {int(path.name) for path in Path(f"/proc/{zygote}/fd").iterdir()}
         first = min({*range(most[0])} - held)
